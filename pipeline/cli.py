@@ -1,0 +1,139 @@
+"""The command line: parse, call one function, print.
+
+    python -m pipeline train --conv_layer coordconv2d --epochs 3
+    python -m pipeline evaluate --model_uri models:/stn-mnist@champion
+    python -m pipeline compare
+    python -m pipeline ui
+
+Heavy imports stand inside the commands, so that `--help` answers at once. Each option is
+accepted with underscores, as `mlflow run -P` passes it on, and with dashes.
+"""
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pipeline.errors import PipelineError
+
+
+class _Pipeline(click.Group):
+    """Ends a command that failed on the user's input in one line, without a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
+        try:
+            return super().invoke(context)
+        except PipelineError as error:
+            raise click.ClickException(str(error)) from error.__cause__
+        except KeyboardInterrupt:
+            click.echo("interrupted: the run was closed as KILLED, what it had logged is kept")
+            raise click.exceptions.Exit(130) from None
+
+
+def _interrupt(number: int, frame: object) -> None:
+    # `mlflow run` answers Ctrl-C with a SIGTERM to a command that is still closing its run
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _option(name: str, help: str, **settings: Any) -> Callable:
+    spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+    return click.option(*spellings, name, help=help, **settings)
+
+
+def _run_options(command: Callable) -> Callable:
+    """An option for each parameter of a run; `params.py` checks the values."""
+    from pipeline.params import RunParams, allowed_values
+
+    for name, field in reversed(RunParams.model_fields.items()):
+        default = "" if field.default is None else f", default: {field.default}"
+        help = f"{field.description} ({allowed_values(name)}{default})"
+        command = _option(name, help, metavar="VALUE")(command)
+    return command
+
+
+_experiment = _option(
+    "experiment", "MLflow experiment; by default the one MLflow was told, else stn-mnist"
+)
+
+
+@click.group(cls=_Pipeline)
+def main() -> None:
+    """Train spatial transformer networks on MNIST, with and without CoordConv, and compare."""
+
+
+@main.command()
+@_run_options
+def train(**given: str | None) -> None:
+    """Train one network as one MLflow run, and register its best model."""
+    from pipeline.params import resolve
+
+    params = resolve({name: value for name, value in given.items() if value is not None})
+
+    from pipeline import tracking
+    from pipeline.run import run_training
+
+    with tracking.plain_errors():
+        done = run_training(params)
+    for news in done.alias_news:
+        click.echo(news)
+    click.echo(
+        f"run {done.run_id}: accuracy {done.accuracy:.2%}, macro F1 {done.f1:.2%} "
+        f"(epoch {done.best_epoch}), model version {done.version}, see {done.url}"
+    )
+
+
+@main.command()
+@_option(
+    "model_uri",
+    "models:/stn-mnist@champion, models:/stn-mnist/3, models:/m-…, or runs:/<run id>/model",
+    default="models:/stn-mnist@champion",
+    show_default=True,
+)
+@_option("data_dir", "folder that holds MNIST/raw/", default="data", show_default=True)
+@_experiment
+def evaluate(model_uri: str, data_dir: str, experiment: str | None) -> None:
+    """Score a registered or logged model on the test set, as a run of its own."""
+    from pipeline import tracking
+    from pipeline.evaluate import evaluate_model
+
+    with tracking.plain_errors():
+        done = evaluate_model(model_uri, data_dir, experiment)
+    click.echo(
+        f"run {done.run_id}: accuracy {done.scores.accuracy:.2%}, macro F1 {done.scores.f1:.2%}, "
+        f"loss {done.scores.loss:.4f} of {model_uri}, see {done.url}"
+    )
+
+
+@main.command()
+@_experiment
+def compare(experiment: str | None) -> None:
+    """Build the table of layers from the finished training runs, as a run of its own."""
+    from pipeline import tracking
+    from pipeline.compare import compare_runs
+
+    with tracking.plain_errors():
+        done = compare_runs(experiment)
+    click.echo(done.markdown)
+    click.echo(f"run {done.run_id}: see {done.url}")
+
+
+@main.command()
+@_experiment
+def ui(experiment: str | None) -> None:
+    """Serve the MLflow UI on 127.0.0.1:5000, and say where the runs are."""
+    from pipeline import tracking
+
+    with tracking.plain_errors():
+        click.echo(f"the runs are at {tracking.runs_address(experiment)}")
+    tracking.serve_ui()
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m pipeline")

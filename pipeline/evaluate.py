@@ -1,0 +1,59 @@
+"""Score a registered or logged model again, on the test set, as a run of its own."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline import figures, tracking
+from pipeline.data import mnist
+from pipeline.metrics import Scores, score
+
+BATCH = 1000  # images per call of the model, to bound the memory
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a model, and the run that holds them."""
+
+    run_id: str
+    url: str
+    scores: Scores
+
+
+def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Evaluation:
+    """Load a model as its users do, and score its predictions on the 10,000 test images.
+
+    Args:
+        model_uri: `models:/stn-mnist@champion`, `models:/stn-mnist/3`, `models:/m-…`, or
+            `runs:/<run id>/model`.
+        data_dir: folder that holds `MNIST/raw/`.
+        experiment: see `tracking.open_run`.
+
+    Raises:
+        PipelineError: if there is no such model, or on unusable data or store.
+    """
+    tracking.check_store()
+    model = tracking.load_model(model_uri)
+    _, test = mnist.load_mnist(data_dir)
+    images, labels = test.images.numpy(), test.labels.numpy()
+    with tracking.open_run(
+        name=f"evaluate {model_uri}",
+        description=f"Scores of `{model_uri}` (logged model {model.model_id}, of run "
+        f"{model.source_run_id}) on the MNIST test set, computed again.",
+        experiment=experiment,
+        params={"model_uri": model_uri, "data_dir": data_dir},
+        tags={"stn.data_digest": mnist.DIGEST},
+    ) as run:
+        run.log_model_input(model.model_id)
+        run.log_dataset("mnist-testing", "testing", images, labels, mnist.DIGEST)
+        batches = range(0, len(labels), BATCH)
+        probabilities = [model.predict(images[start : start + BATCH]) for start in batches]
+        scores = score(labels, np.concatenate(probabilities))
+        metrics = {
+            "test_accuracy": scores.accuracy,
+            "test_f1": scores.f1,
+            "test_loss": scores.loss,
+        }
+        run.log_metrics(metrics, model_id=model.model_id)
+        run.log_artifacts(figures.score_files(scores))
+    return Evaluation(run.run_id, run.url, scores)

@@ -1,0 +1,83 @@
+"""CoordConv: a convolution that also sees where it is (arXiv:1807.03247)."""
+
+import torch
+from torch import Tensor, nn
+
+
+def coordinate_channels(
+    height: int,
+    width: int,
+    radius_center: float = 0.0,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The channels that CoordConv adds to an image.
+
+    Args:
+        height, width: of the image, in pixels.
+        radius_center: the radius is the distance from `(c, c)`. The authors' code measures it from
+            the image centre, 0; several ports, the predecessor's among them, from 0.5.
+        device, dtype: of the result.
+
+    Returns:
+        `(1, 3, height, width)`: row and column coordinate, each from -1 in the first row or column
+        to 1 in the last, and the radius, in the same unit.
+    """
+    rows = torch.linspace(-1, 1, height, device=device, dtype=dtype)
+    columns = torch.linspace(-1, 1, width, device=device, dtype=dtype)
+    row, column = torch.meshgrid(rows, columns, indexing="ij")
+    radius = torch.hypot(row - radius_center, column - radius_center)
+    return torch.stack([row, column, radius]).unsqueeze(0)
+
+
+class AddCoords(nn.Module):
+    """`(N, C, H, W)` to `(N, C + 3, H, W)`: append the channels of `coordinate_channels`.
+
+    They are a buffer that is not saved, made anew when the input's size, device or dtype changes.
+    """
+
+    coordinates: Tensor
+
+    def __init__(self, radius_center: float = 0.0) -> None:
+        super().__init__()
+        self.radius_center = radius_center
+        self.register_buffer("coordinates", torch.empty(1, 3, 0, 0), persistent=False)
+
+    def coordinates_for(self, images: Tensor) -> Tensor:
+        """`(1, 3, H, W)` for images `(N, C, H, W)`, on their device and in their dtype."""
+        height, width = images.shape[-2:]
+        known = self.coordinates
+        if (*known.shape[-2:], known.device, known.dtype) != (
+            height,
+            width,
+            images.device,
+            images.dtype,
+        ):
+            self.coordinates = coordinate_channels(
+                height, width, self.radius_center, images.device, images.dtype
+            )
+        return self.coordinates
+
+    def forward(self, images: Tensor) -> Tensor:
+        coordinates = self.coordinates_for(images).expand(images.shape[0], -1, -1, -1)
+        return torch.cat([images, coordinates], dim=1)
+
+
+class CoordConv2d(nn.Module):
+    """`nn.Conv2d` on an image and its three coordinate channels.
+
+    Args:
+        in_channels: of the image, without the coordinates.
+        out_channels, kernel_size: as for `nn.Conv2d`.
+        radius_center: see `coordinate_channels`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, radius_center: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.add_coords = AddCoords(radius_center)
+        self.conv = nn.Conv2d(in_channels + 3, out_channels, kernel_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv(self.add_coords(images))

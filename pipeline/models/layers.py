@@ -1,0 +1,43 @@
+"""The layer constructors that every network is built from.
+
+How a layer computes is decided here only: a faster convolution or pooling goes in here, and the
+networks stay as they are.
+"""
+
+import torch
+from torch import nn
+
+from pipeline.models.coordconv import CoordConv2d
+
+
+def convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    conv_layer: str = "conv2d",
+    radius_center: float = 0.0,
+) -> nn.Module:
+    """A convolution without padding, `(N, in, H, W)` to `(N, out, H - k + 1, W - k + 1)`.
+
+    Args:
+        in_channels, out_channels, kernel_size: as for `nn.Conv2d`.
+        conv_layer: `conv2d` or `coordconv2d`.
+        radius_center: of CoordConv; see `coordconv.coordinate_channels`.
+    """
+    if conv_layer == "coordconv2d":
+        return CoordConv2d(in_channels, out_channels, kernel_size, radius_center)
+    return nn.Conv2d(in_channels, out_channels, kernel_size)
+
+
+def max_pool() -> nn.Module:
+    """The maximum of each 2×2 block: halves height and width, rounded down."""
+    return nn.MaxPool2d(2)
+
+
+def identity_linear(in_features: int, identity: tuple[float, ...]) -> nn.Linear:
+    """The last layer of a localization network: at first, weight 0 and the identity as its bias."""
+    layer = nn.Linear(in_features, len(identity))
+    nn.init.zeros_(layer.weight)
+    with torch.no_grad():
+        layer.bias.copy_(torch.tensor(identity))
+    return layer

@@ -1,0 +1,101 @@
+"""Spatial transformer networks (arXiv:1506.02025): localization, grid, sampler, classifier.
+
+`build_model` puts the network together that the PyTorch tutorial made known and the predecessor
+trained: the transformer straightens the image, the classifier reads what came out.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.grids import AFFINE_IDENTITY, affine_grid
+from pipeline.models.layers import convolution, identity_linear, max_pool
+
+FARTHEST = 1e4  # no theta of use comes near; in half image widths, for its shifts
+
+
+def localization_network(conv_layer: str, radius_center: float) -> nn.Sequential:
+    """Images `(N, 1, 28, 28)` to theta `(N, 6)`; untrained, every theta is the identity."""
+    return nn.Sequential(
+        convolution(1, 8, 7, conv_layer, radius_center),
+        max_pool(),
+        nn.ReLU(),
+        convolution(8, 10, 5, conv_layer, radius_center),
+        max_pool(),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(10 * 3 * 3, 32),
+        nn.ReLU(),
+        identity_linear(32, AFFINE_IDENTITY),
+    )
+
+
+def digit_classifier() -> nn.Sequential:
+    """Images `(N, 1, 28, 28)` to logits `(N, 10)`."""
+    return nn.Sequential(
+        convolution(1, 10, 5),
+        max_pool(),
+        nn.ReLU(),
+        convolution(10, 20, 5),
+        nn.Dropout2d(),
+        max_pool(),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(20 * 4 * 4, 50),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(50, 10),
+    )
+
+
+class SpatialTransformer(nn.Module):
+    """Warps each image by the transformation that the localization network predicts for it.
+
+    Args:
+        localization: images `(N, C, H, W)` to theta `(N, 6)`, which maps output to input
+            coordinates, normalized to [-1, 1], `align_corners=False`.
+        padding_mode: what the bilinear sampler reads outside the image: `border`, `zeros` or
+            `reflection`.
+    """
+
+    def __init__(self, localization: nn.Module, padding_mode: str) -> None:
+        super().__init__()
+        self.localization = localization
+        self.padding_mode = padding_mode
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(N, C, H, W)` to the same shape."""
+        # In a diverged network theta is NaN or infinite, and on such grids the gradient of
+        # grid_sample crashes the whole process (github.com/pytorch/pytorch/issues/24823).
+        theta = self.localization(images).nan_to_num().clamp(-FARTHEST, FARTHEST)
+        grid = affine_grid(theta, *images.shape[-2:])
+        return F.grid_sample(
+            images, grid, mode="bilinear", padding_mode=self.padding_mode, align_corners=False
+        )
+
+
+class SpatialTransformerNetwork(nn.Module):
+    """Normalized images `(N, 1, 28, 28)` to logits `(N, 10)`, through the transformer."""
+
+    def __init__(self, transformer: SpatialTransformer, classifier: nn.Module) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.transformer(images))
+
+
+def build_model(
+    conv_layer: str, padding_mode: str, radius_center: float
+) -> SpatialTransformerNetwork:
+    """A fresh network, its weights drawn from torch's global random state.
+
+    Args:
+        conv_layer: `conv2d` or `coordconv2d`, inside the localization network.
+        padding_mode: of the sampler; see `SpatialTransformer`.
+        radius_center: of CoordConv; see `coordconv.coordinate_channels`.
+    """
+    localization = localization_network(conv_layer, radius_center)
+    return SpatialTransformerNetwork(
+        SpatialTransformer(localization, padding_mode), digit_classifier()
+    )

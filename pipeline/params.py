@@ -1,0 +1,184 @@
+"""The parameters of a run: names, types, ranges, defaults, presets, precedence.
+
+`RunParams` is the one truth about them. The options of the command line, the YAML presets under
+`params/`, the parameters that MLflow shows and the table in the README come from it.
+Precedence: command line, then preset file, then default.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pipeline.errors import PipelineError
+
+TRAINING_IMAGES = 60_000
+CLASSES = 10
+
+
+class RunParams(BaseModel):
+    """One training run. The defaults are the replicated protocol (`params/replication.yaml`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    conv_layer: Literal["conv2d", "coordconv2d"] = Field(
+        "conv2d", description="convolution inside the localization network"
+    )
+    epochs: int = Field(30, ge=1, description="passes over the training images")
+    batch_size: int = Field(64, ge=1, le=TRAINING_IMAGES, description="images per step")
+    lr: float = Field(0.01, gt=0, description="learning rate of SGD")
+    momentum: float = Field(0.0, ge=0, lt=1, description="momentum of SGD")
+    lr_step: int = Field(15, ge=1, description="epochs between two decays of the learning rate")
+    lr_gamma: float = Field(0.5, gt=0, le=1, description="factor of each decay")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="of initialization, batch order, dropout, validation split"
+    )
+    validation_size: int = Field(
+        0,
+        ge=0,
+        lt=TRAINING_IMAGES,
+        description="training images held out to select the best epoch; 0 selects on the test set",
+    )
+    padding_mode: Literal["border", "zeros", "reflection"] = Field(
+        "border", description="what the sampler reads outside the image"
+    )
+    radius_center: float = Field(
+        0.5,
+        ge=-1,
+        le=1,
+        description="CoordConv's radius is measured from (c, c); 0 is the image centre",
+    )
+    dataset: Literal["mnist"] = Field("mnist", description="what to classify")
+    data_dir: str = Field("data", min_length=1, description="folder that holds MNIST/raw/")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto takes a GPU where there is one"
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of torch; 0 is every core")
+    preset: str | None = Field(
+        None, min_length=1, description="YAML file of parameters, such as params/replication.yaml"
+    )
+    experiment: str | None = Field(
+        None,
+        min_length=1,
+        description="MLflow experiment; by default the one MLflow was told, else stn-mnist",
+    )
+
+    @field_validator("validation_size")
+    @classmethod
+    def _room_for_every_class(cls, value: int) -> int:
+        if value and not CLASSES <= value <= TRAINING_IMAGES - CLASSES:
+            raise ValueError(
+                f"must be 0 or from {CLASSES} to {TRAINING_IMAGES - CLASSES:,}, "
+                "so that every digit is on both sides of the split"
+            )
+        return value
+
+    @property
+    def selection(self) -> str:
+        """What the best epoch is selected on: `test` or `validation`."""
+        return "validation" if self.validation_size else "test"
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The parameters that must agree for two runs to be comparable.
+
+        They leave out what a comparison varies (`conv_layer`, `seed`) and what does not change
+        the science (`device`, `experiment`, …).
+        """
+        return self.model_dump(exclude=_VARIED | _NOT_SCIENCE)
+
+
+_VARIED = {"conv_layer", "seed"}
+_NOT_SCIENCE = {"data_dir", "device", "threads", "preset", "experiment"}
+
+
+def protocol_label(params: RunParams) -> str:
+    """The preset's name and what differs from it, such as `replication epochs=3`."""
+    preset = read_preset(params.preset) if params.preset else {}
+    reference = RunParams(**preset).protocol
+    name = Path(params.preset).stem if params.preset else "replication"
+    changed = [f"{k}={v}" for k, v in params.protocol.items() if v != reference[k]]
+    return " ".join([name, *changed])
+
+
+def resolve(given: dict[str, Any]) -> RunParams:
+    """Complete the parameters that were given by those of their preset and the defaults.
+
+    Args:
+        given: parameter names and values, as text or typed. `preset` names a YAML file.
+
+    Raises:
+        PipelineError: for an unknown name, a value of the wrong type or out of range, or a preset
+            that is missing or is no mapping of parameters.
+    """
+    preset = read_preset(given["preset"]) if given.get("preset") else {}
+    try:
+        RunParams(**preset)
+    except ValidationError as error:
+        raise PipelineError(f"preset {given['preset']}: {_explain(error)}") from None
+    try:
+        return RunParams(**{**preset, **given})
+    except ValidationError as error:
+        raise PipelineError(_explain(error)) from None
+
+
+def read_preset(path: str) -> dict[str, Any]:
+    """Read the parameters in a YAML file.
+
+    Raises:
+        PipelineError: if it cannot be read, is no mapping, or has a key that is no parameter.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(sorted(str(p) for p in Path("params").glob("*.yaml")))
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise PipelineError(
+            f"preset {path}: {reason}" + (f"; there are: {known}" if known else "")
+        ) from None
+    except yaml.YAMLError as error:
+        raise PipelineError(f"preset {path}: not YAML: {' '.join(str(error).split())}") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise PipelineError(f"preset {path}: must be lines of `parameter: value`")
+    known_keys = [name for name in RunParams.model_fields if name != "preset"]
+    for key in content:
+        if key not in known_keys:
+            near = difflib.get_close_matches(str(key), known_keys, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "allowed: " + ", ".join(known_keys)
+            raise PipelineError(f"preset {path}: unknown parameter {key}; {hint}")
+    return content
+
+
+def _explain(error: ValidationError) -> str:
+    """Say each fault of a validation in one line: the name, what was got, what is wanted."""
+    faults = []
+    for fault in error.errors():
+        name = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        faults.append(
+            f"{name}: got {fault['input']!r}: {message[0].lower()}{message[1:]}; "
+            f"{allowed_values(name)}"
+        )
+    return "; ".join(faults)
+
+
+def allowed_values(name: str) -> str:
+    """The type and range of a parameter in words, such as `an integer >= 1`."""
+    schema = RunParams.model_json_schema()["properties"][name]
+    if "enum" in schema:
+        return "allowed: " + ", ".join(schema["enum"])
+    if "const" in schema:
+        return f"allowed: {schema['const']}"
+    kinds = {"integer": "an integer", "number": "a number"}
+    kind = kinds.get(schema.get("type"), "text")
+    symbols = {
+        "minimum": ">=",
+        "exclusiveMinimum": ">",
+        "maximum": "<=",
+        "exclusiveMaximum": "<",
+    }
+    bounds = [f"{symbol} {schema[key]:g}" for key, symbol in symbols.items() if key in schema]
+    return f"allowed: {' '.join([kind, ' and '.join(bounds)]).strip()}"

@@ -1,0 +1,175 @@
+"""One tracked run: train, measure the best epoch's model, draw, log, register."""
+
+from dataclasses import dataclass
+
+import torch
+import yaml
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline import figures, tracking
+from pipeline.data import mnist
+from pipeline.data.mnist import Digits
+from pipeline.errors import PipelineError
+from pipeline.metrics import Scores, score
+from pipeline.models.portable import PortableModel
+from pipeline.models.stn import SpatialTransformerNetwork, build_model
+from pipeline.params import RunParams, protocol_label
+from pipeline.train import EVALUATION_BATCH, BestEpoch, train
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a finished run came to; accuracy and macro F1 as fractions, on the test set."""
+
+    run_id: str
+    url: str
+    best_epoch: int
+    accuracy: float
+    f1: float
+    version: int
+    alias_news: list[str]
+
+
+def run_training(params: RunParams) -> RunSummary:
+    """Train one network as one MLflow run; see design.md's vocabulary for what is logged.
+
+    Raises:
+        PipelineError: on unusable data, device or store, or if training diverges.
+    """
+    tracking.check_store()
+    device = _device(params.device)
+    torch.set_num_threads(params.threads or torch.get_num_threads())
+    train_digits, test_digits = mnist.load_mnist(params.data_dir)
+
+    protocol = protocol_label(params)
+    with tracking.open_run(
+        name=f"{params.conv_layer} seed={params.seed}",
+        description=_description(params, protocol),
+        experiment=params.experiment,
+        params=params.model_dump(exclude_none=True),
+        tags={
+            "stn.protocol": protocol,
+            "stn.selection": params.selection,
+            "stn.data_digest": mnist.DIGEST,
+            "stn.machine": f"{device}, {torch.get_num_threads()} threads, "
+            f"torch {torch.__version__}",
+        },
+    ) as run:
+        validation_digits = None
+        if params.validation_size:
+            train_digits, validation_digits = mnist.split_validation(
+                train_digits, params.validation_size, params.seed
+            )
+        for context, digits in (
+            ("training", train_digits),
+            ("validation", validation_digits),
+            ("testing", test_digits),
+        ):
+            if digits is not None:
+                run.log_dataset(
+                    f"mnist-{context}",
+                    context,
+                    digits.images.numpy(),
+                    digits.labels.numpy(),
+                    mnist.DIGEST,
+                )
+
+        torch.manual_seed(params.seed)
+        model = build_model(params.conv_layer, params.padding_mode, params.radius_center)
+        model.to(device).to(memory_format=torch.channels_last)
+        history: list[dict[str, float]] = []
+
+        with tqdm(total=params.epochs, unit="epoch", disable=None) as bar:
+
+            def on_epoch_end(epoch: int, metrics: dict[str, float]) -> None:
+                run.log_metrics(metrics, step=epoch)
+                history.append(metrics)
+                bar.update()
+                bar.write(
+                    f"epoch {epoch}/{params.epochs}: train loss {metrics['train_loss']:.4f}, "
+                    f"test accuracy {metrics['test_accuracy']:.2%}, "
+                    f"{metrics['epoch_seconds']:.1f} s"
+                )
+
+            best = train(
+                model,
+                _on(device, train_digits),
+                _on(device, test_digits),
+                params,
+                _on(device, validation_digits) if validation_digits else None,
+                on_epoch_end,
+            )
+
+        model.load_state_dict(best.weights)
+        model.to("cpu").to(memory_format=torch.contiguous_format)  # as a pt2 archive wants it
+        portable = PortableModel(model, mnist.MEAN, mnist.STD).eval()
+        scores = _score(portable, test_digits)
+        best_metrics = {
+            "best_test_accuracy": scores.accuracy,
+            "best_test_f1": scores.f1,
+            "best_test_loss": scores.loss,
+        }
+        run.log_metrics({**best_metrics, "best_epoch": best.epoch})
+        run.log_artifacts(_artifacts(params, model, test_digits, scores, history, best))
+        model_id = run.log_model(portable, test_digits.images[:4].numpy(), best.epoch, best_metrics)
+    # The run has ended, as FINISHED: only now may its model be registered and become champion.
+    version, news = tracking.register(
+        model_id,
+        tracking.Candidate(params.selection, best.accuracy, best.loss),
+        [f"best-{params.conv_layer}", "champion"],
+    )
+    return RunSummary(run.run_id, run.url, best.epoch, scores.accuracy, scores.f1, version, news)
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise PipelineError("device: got 'cuda', but torch finds no GPU; use auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _on(device: torch.device, digits: Digits) -> Digits:
+    return Digits(mnist.normalize(digits.images).to(device), digits.labels.to(device))
+
+
+@torch.inference_mode()
+def _score(portable: PortableModel, digits: Digits) -> Scores:
+    probabilities = [portable(images) for images in digits.images.split(EVALUATION_BATCH)]
+    return score(digits.labels.numpy(), torch.cat(probabilities).numpy())
+
+
+@torch.inference_mode()
+def _artifacts(
+    params: RunParams,
+    model: SpatialTransformerNetwork,
+    test_digits: Digits,
+    scores: Scores,
+    history: list[dict[str, float]],
+    best: BestEpoch,
+) -> dict[str, object]:
+    def pixels(images: Tensor) -> Tensor:
+        return (images * mnist.STD + mnist.MEAN).squeeze(1)
+
+    shown = mnist.normalize(test_digits.images[:64])
+    return {
+        "params.yaml": yaml.safe_dump(params.model_dump(), sort_keys=False),
+        **figures.score_files(scores),
+        "learning_curves.png": figures.learning_curves_figure(history, best.epoch),
+        "stn_before_after.png": figures.before_after_figure(
+            pixels(shown).numpy(), pixels(model.transformer(shown)).numpy()
+        ),
+    }
+
+
+def _description(params: RunParams, protocol: str) -> str:
+    caution = (
+        "The best epoch is selected on the test set, so `best_test_accuracy` is optimistic."
+        if params.selection == "test"
+        else f"The best epoch is selected on {params.validation_size:,} validation images."
+    )
+    return (
+        f"Spatial transformer network on MNIST with **{params.conv_layer}** in the localization "
+        f"network, protocol *{protocol}*, seed {params.seed}. {caution}"
+    )

@@ -1,0 +1,125 @@
+"""The training loop: epochs, learning rate, which epoch is best. No MLflow, no files.
+
+    python -m pipeline train
+    python -m pipeline train --conv_layer coordconv2d --epochs 3
+    python -m pipeline train --preset params/replication.yaml --seed 1
+
+all end up in `train`, called by `run.py`.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.data.batches import shuffled_batches
+from pipeline.data.mnist import Digits
+from pipeline.errors import PipelineError
+from pipeline.params import RunParams
+
+EVALUATION_BATCH = 1000  # images per forward pass; a speed setting, results do not depend on it
+
+EpochEnded = Callable[[int, dict[str, float]], None]  # epoch (from 1) and its metrics
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The epoch with the highest accuracy on the selection set; of equals, the last.
+
+    accuracy (a fraction) and loss are those on the selection set: the validation images where
+    there are some, else the test set, which makes them optimistic.
+    """
+
+    epoch: int
+    accuracy: float
+    loss: float
+    weights: dict[str, Tensor]
+
+
+def train(
+    model: nn.Module,
+    train_set: Digits,
+    test_set: Digits,
+    params: RunParams,
+    validation_set: Digits | None = None,
+    on_epoch_end: EpochEnded = lambda epoch, metrics: None,
+) -> BestEpoch:
+    """Train `model` in place with SGD and cross-entropy, and say which epoch was best.
+
+    Args:
+        model: images `(N, 1, 28, 28)` to logits `(N, 10)`, on the device of the images.
+        train_set, test_set, validation_set: normalized float32 images and their labels.
+        params: epochs, batch_size, lr, momentum, lr_step and lr_gamma are read.
+        on_epoch_end: called after each epoch with its number and metrics: `train_loss` and
+            `train_accuracy` (means over the epoch's steps, with dropout), `test_loss` and
+            `test_accuracy`, with a validation set `val_loss` and `val_accuracy`,
+            `learning_rate`, `epoch_seconds`, and `images_per_second` of the training steps.
+
+    Raises:
+        PipelineError: if a weight is no longer a finite number.
+    """
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=params.lr, momentum=params.momentum, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, params.lr_step, params.lr_gamma)
+    best: BestEpoch | None = None
+
+    for epoch in range(1, params.epochs + 1):
+        start = time.perf_counter()
+        metrics = train_epoch(model, train_set, optimizer, params.batch_size)
+        metrics["images_per_second"] = len(train_set.labels) / (time.perf_counter() - start)
+        metrics["learning_rate"] = float(schedule.get_last_lr()[0])
+        if not all(parameter.isfinite().all() for parameter in model.parameters()):
+            raise PipelineError(
+                f"training diverged in epoch {epoch}: weights are not finite, "
+                f"train loss {metrics['train_loss']:g}; "
+                f"use a smaller lr (now {params.lr:g}) or momentum (now {params.momentum:g})"
+            )
+        schedule.step()
+
+        loss, accuracy = evaluate(model, test_set)
+        metrics |= {"test_loss": loss, "test_accuracy": accuracy}
+        if validation_set is not None:
+            loss, accuracy = evaluate(model, validation_set)
+            metrics |= {"val_loss": loss, "val_accuracy": accuracy}
+        if best is None or accuracy >= best.accuracy:
+            best = BestEpoch(epoch, accuracy, loss, copy.deepcopy(model.state_dict()))
+
+        metrics["epoch_seconds"] = time.perf_counter() - start
+        on_epoch_end(epoch, metrics)
+
+    assert best is not None  # there is at least one epoch
+    return best
+
+
+def train_epoch(
+    model: nn.Module, train_set: Digits, optimizer: torch.optim.Optimizer, batch_size: int
+) -> dict[str, float]:
+    """One pass over the training images; `train_loss` and `train_accuracy` over all its steps."""
+    model.train()
+    loss_sum = torch.zeros((), device=train_set.labels.device)
+    correct = torch.zeros((), device=train_set.labels.device, dtype=torch.long)
+    for images, labels in shuffled_batches(*train_set, batch_size):
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        # summed on the device and read once an epoch: reading waits for the device
+        loss_sum += loss.detach() * len(labels)
+        correct += (logits.argmax(dim=1) == labels).sum()
+    count = len(train_set.labels)
+    return {"train_loss": loss_sum.item() / count, "train_accuracy": correct.item() / count}
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, data: Digits) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy (a fraction) of `model` in evaluation mode."""
+    model.eval()
+    logits = torch.cat([model(images) for images in data.images.split(EVALUATION_BATCH)])
+    loss = F.cross_entropy(logits, data.labels).item()
+    return loss, (logits.argmax(dim=1) == data.labels).sum().item() / len(data.labels)

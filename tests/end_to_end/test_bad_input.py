@@ -1,0 +1,115 @@
+"""Each wrong input ends in one line and a non-zero exit, with no run left RUNNING."""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+SMALL = ["--validation-size", "59000", "--batch-size", "500", "--epochs", "1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--conv_layer", "conv3d"], "allowed: conv2d, coordconv2d"),
+        (["train", "--conv-layer", "conv3d"], "allowed: conv2d, coordconv2d"),
+        (["train", "--epochs", "0"], "epochs"),
+        (["train", "--epochs=-1"], "epochs"),
+        (["train", "--epochs", "ten"], "epochs"),
+        (["train", "--lr", "nan"], "lr"),
+        (["train", "--validation_size", "60000"], "validation_size"),
+        (["train", "--preset", "wrong.yaml"], "did you mean epochs?"),
+        (["train", "--preset", "params/none.yaml"], "there are: params/replication.yaml"),
+        (["train", "--device", "cuda"], "torch finds no GPU"),
+        (["train", "--data_dir", "damaged"], "t10k-labels-idx1-ubyte.gz is damaged"),
+        (["evaluate", "--model_uri", "models:/stn-mnist@none"], "models:/stn-mnist@none"),
+        (["evaluate", "--model_uri", "runs:/abc/model"], "runs:/abc/model"),
+        (["compare"], "there is no experiment stn-mnist"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_argument(checkout, arguments, words):
+    (checkout.folder / "wrong.yaml").write_text("epoch: 3\n")
+    damaged = checkout.folder / "damaged/MNIST/raw"
+    damaged.mkdir(parents=True)
+    for archive in (checkout.folder / "data/MNIST/raw").glob("*.gz"):
+        (damaged / archive.name).write_bytes(archive.read_bytes())
+    (damaged / "t10k-labels-idx1-ubyte.gz").write_bytes(b"no gzip")
+    done = checkout.pipeline(*arguments)
+    assert done.returncode not in (0, -signal.SIGSEGV)
+    errors = [line for line in done.stderr.splitlines() if "INFO mlflow" not in line]
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("Error: ")
+    assert words in errors[0]
+    assert not (checkout.folder / "mlflow.db").exists() or checkout.statuses() == []
+
+
+def test_an_unknown_option(checkout):
+    done = checkout.pipeline("train", "--epoch", "3")
+    assert done.returncode != 0
+    assert "--epochs" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unreachable_server(checkout):
+    checkout.environment["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
+    start = time.monotonic()
+    done = checkout.pipeline("compare")
+    assert done.returncode == 1
+    assert time.monotonic() - start < 120  # it gives up; MLflow alone retries for minutes
+    assert done.stderr.splitlines()[-1].startswith("Error: MLflow (http://127.0.0.1:9): ")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unwritable_store(checkout):
+    for path, words in [("MLproject/mlflow.db", "MLFLOW_TRACKING_URI"), ("proc", "/proc/none")]:
+        path = f"{checkout.folder}/{path}" if path != "proc" else "/proc/none/mlflow.db"
+        checkout.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{path}"
+        done = checkout.pipeline("train")
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert words in done.stderr
+
+
+def test_a_wrong_value_given_to_mlflow_run_leaves_nothing_running(checkout):
+    done = checkout.mlflow_run("-P", "epochs=0")
+    assert done.returncode != 0
+    assert "Error: epochs: got '0'" in done.stderr
+    assert checkout.statuses() == ["FAILED"]
+
+
+def test_a_diverging_training_fails_with_what_to_do(checkout):
+    done = checkout.pipeline("train", *SMALL, "--lr", "1e30")
+    assert done.returncode == 1
+    assert "Error: training diverged in epoch 1" in done.stderr
+    assert checkout.statuses() == ["FAILED"]
+
+
+@pytest.mark.parametrize("way", ["python", "mlflow"])
+def test_ctrl_c_ends_the_run_as_killed_and_keeps_what_was_logged(checkout, way):
+    arguments = ["epochs=500", "validation_size=59000", "batch_size=500"]
+    if way == "python":
+        options = [f"--{argument}" for argument in arguments]
+        command = [sys.executable, "-m", "pipeline", "train", *options]
+    else:
+        options = [word for argument in arguments for word in ("-P", argument)]
+        command = ["mlflow", "run", ".", "--env-manager", "local", *options]
+        command += ["--experiment-name", "stn-mnist"]
+    process = checkout.start(*command, start_new_session=True)
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the group
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    if way == "python":
+        assert "Traceback" not in errors
+    for _ in range(150):
+        if checkout.statuses() == ["KILLED"]:
+            break
+        time.sleep(0.2)
+    assert checkout.statuses() == ["KILLED"]
+    (run,) = checkout.client().search_runs(["1"])
+    assert "train_loss" in run.data.metrics

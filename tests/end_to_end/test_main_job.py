@@ -1,0 +1,230 @@
+"""Train, evaluate, compare, load and serve, as users do: real commands on all of MNIST."""
+
+import gzip
+import json
+import re
+import socket
+import sys
+import time
+import urllib.request
+
+import mlflow
+import numpy as np
+import pytest
+
+from tests.conftest import PROJECT
+
+EPOCH_METRICS = {
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "learning_rate",
+    "epoch_seconds",
+    "images_per_second",
+}
+BEST_METRICS = {"best_test_accuracy", "best_test_f1", "best_test_loss", "best_epoch"}
+ARTIFACTS = {
+    "confusion_matrix.png",
+    "confusion_matrix.csv",
+    "classification_report.json",
+    "learning_curves.png",
+    "stn_before_after.png",
+    "params.yaml",
+}
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(scope="module")
+def trained(main_job):
+    """The checkout, and the training's run as it is in the store."""
+    checkout, done = main_job
+    assert done.returncode == 0, done.stderr
+    run_id = re.search(r"^run (\w+): accuracy", done.stdout, re.MULTILINE)[1]
+    return checkout, checkout.client().get_run(run_id)
+
+
+def content(checkout, run, name):
+    path = checkout.client().download_artifacts(run.info.run_id, name)
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def test_the_last_line_names_run_accuracy_f1_version_and_page(main_job, trained):
+    _, run = trained
+    lines = [line for line in main_job[1].stdout.splitlines() if line.startswith("run ")]
+    accuracy, f1 = (run.data.metrics[f"best_test_{name}"] for name in ("accuracy", "f1"))
+    assert lines == [
+        f"run {run.info.run_id}: accuracy {accuracy:.2%}, macro F1 {f1:.2%} (epoch 1), "
+        f"model version 1, see http://127.0.0.1:5000/#/experiments/"
+        f"{run.info.experiment_id}/runs/{run.info.run_id}"
+    ]
+    assert accuracy > 0.9
+
+
+def test_the_run_holds_everything(trained):
+    checkout, run = trained
+    assert run.info.status == "FINISHED"
+    assert checkout.client().get_experiment(run.info.experiment_id).name == "stn-mnist"
+    assert run.data.metrics.keys() == EPOCH_METRICS | BEST_METRICS
+    assert run.data.params["conv_layer"] == "coordconv2d"
+    assert run.data.params["epochs"] == "1"
+    assert run.data.params["lr"] == "0.01"
+    assert run.data.tags["stn.protocol"] == "replication epochs=1"
+    assert run.data.tags["stn.selection"] == "test"
+    assert run.data.tags["mlflow.source.type"] == "PROJECT"
+    assert "optimistic" in run.data.tags["mlflow.note.content"]
+    inputs = {i.dataset.name: i.dataset.digest for i in run.inputs.dataset_inputs}
+    assert inputs.keys() == {"mnist-training", "mnist-testing"}
+    assert set(inputs.values()) == {run.data.tags["stn.data_digest"]}
+    files = {a.path for a in checkout.client().list_artifacts(run.info.run_id)}
+    assert files >= ARTIFACTS
+    for name in ARTIFACTS:
+        if name.endswith(".png"):
+            assert content(checkout, run, name).startswith(PNG)
+
+
+def test_the_confusion_matrix_is_that_of_the_reported_accuracy(trained):
+    checkout, run = trained
+    lines = content(checkout, run, "confusion_matrix.csv").decode().splitlines()
+    counts = np.array([[int(cell) for cell in line.split(",")[1:]] for line in lines[1:]])
+    assert counts.shape == (10, 10)
+    assert counts.sum() == 10_000
+    assert counts.trace() / 10_000 == run.data.metrics["best_test_accuracy"]
+    report = json.loads(content(checkout, run, "classification_report.json"))
+    assert report["macro avg"]["f1-score"] == pytest.approx(run.data.metrics["best_test_f1"])
+
+
+def test_the_model_is_a_pickle_free_archive_with_its_metrics(trained):
+    checkout, run = trained
+    (output,) = run.outputs.model_outputs
+    model = checkout.client().get_logged_model(output.model_id)
+    assert output.step == run.data.metrics["best_epoch"]
+    metrics = {metric.key: metric.value for metric in model.metrics}
+    assert metrics["best_test_accuracy"] == run.data.metrics["best_test_accuracy"]
+    aliases = checkout.client().get_registered_model("stn-mnist").aliases
+    assert {alias: int(version) for alias, version in aliases.items()} == {
+        "champion": 1,
+        "best-coordconv2d": 1,
+    }
+    archive = checkout.folder / "mlruns" / run.info.experiment_id / "models" / output.model_id
+    files = {path.name for path in archive.rglob("*")}
+    assert "model.pt2" in files
+    assert not [name for name in files if name.endswith((".pkl", ".pth"))]
+
+
+def test_evaluate_repeats_the_numbers_of_the_training(trained):
+    checkout, run = trained
+    done = checkout.mlflow_run("-e", "evaluate", "-P", "model_uri=models:/stn-mnist@champion")
+    assert done.returncode == 0, done.stderr
+    run_id = re.search(r"^run (\w+): accuracy", done.stdout, re.MULTILINE)[1]
+    evaluation = checkout.client().get_run(run_id)
+    for name in ("accuracy", "f1", "loss"):
+        assert evaluation.data.metrics[f"test_{name}"] == pytest.approx(
+            run.data.metrics[f"best_test_{name}"], rel=1e-5
+        )
+    assert content(checkout, evaluation, "confusion_matrix.csv") == content(
+        checkout, run, "confusion_matrix.csv"
+    )
+    assert evaluation.inputs.model_inputs[0].model_id == run.outputs.model_outputs[0].model_id
+
+
+def test_compare_prints_the_table_and_keeps_it(trained):
+    checkout, run = trained
+    done = checkout.mlflow_run("-e", "compare", "--experiment-name", "stn-mnist")
+    assert done.returncode == 0, done.stderr
+    accuracy = f"{100 * run.data.metrics['best_test_accuracy']:.2f}"
+    assert f"| coordconv2d | {accuracy} | {accuracy} (–) |" in done.stdout
+    run_id = re.search(r"^run (\w+): see", done.stdout, re.MULTILINE)[1]
+    files = {a.path for a in checkout.client().list_artifacts(run_id)}
+    assert files == {f"comparison.{ending}" for ending in ("md", "csv", "json", "png")}
+
+
+@pytest.fixture
+def elsewhere(trained, tmp_path, monkeypatch):
+    """A folder without the project's code, for commands that use the registered model."""
+    checkout, _ = trained
+    environment = {**checkout.environment, "MLFLOW_TRACKING_URI": checkout.uri}
+    return lambda *command: type(checkout)(tmp_path, environment).start(*command)
+
+
+def first_test_images():
+    with gzip.open(PROJECT / "data/MNIST/raw/t10k-images-idx3-ubyte.gz") as file:
+        images = np.frombuffer(file.read(16 + 100 * 784), np.uint8, offset=16)
+    with gzip.open(PROJECT / "data/MNIST/raw/t10k-labels-idx1-ubyte.gz") as file:
+        labels = np.frombuffer(file.read(8 + 100), np.uint8, offset=8)
+    return images.reshape(100, 1, 28, 28), labels
+
+
+def test_the_model_loads_where_the_projects_code_is_not(elsewhere, tmp_path):
+    images, labels = first_test_images()
+    np.save(tmp_path / "images.npy", images)
+    code = (
+        "import importlib.util, mlflow, numpy as np\n"
+        "assert importlib.util.find_spec('pipeline') is None\n"
+        "model = mlflow.pyfunc.load_model('models:/stn-mnist@champion')\n"
+        "np.save('probabilities.npy', model.predict(np.load('images.npy')))\n"
+    )
+    process = elsewhere(sys.executable, "-c", code)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    probabilities = np.load(tmp_path / "probabilities.npy")
+    assert probabilities.shape == (100, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert (probabilities.argmax(axis=1) == labels).mean() > 0.9
+
+
+def test_the_served_model_answers_over_http(elsewhere):
+    images, labels = first_test_images()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = elsewhere(
+        *("mlflow", "models", "serve", "-m", "models:/stn-mnist@champion"),
+        *("--env-manager", "local", "--port", str(port)),
+    )
+    try:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations",
+            json.dumps({"inputs": images[:5].tolist()}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        for _ in range(120):
+            try:
+                with urllib.request.urlopen(request, timeout=10) as response:
+                    predictions = json.load(response)["predictions"]
+                break
+            except OSError:
+                assert server.poll() is None, server.communicate()[1]
+                time.sleep(0.5)
+        assert np.argmax(predictions, axis=1).tolist() == labels[:5].tolist()
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+def test_metrics_are_in_the_store_while_the_run_goes_on(checkout):
+    process = checkout.start(
+        *(sys.executable, "-m", "pipeline", "train", "--epochs", "500"),
+        *("--validation-size", "59000", "--batch-size", "500"),
+    )
+    try:
+        for line in process.stdout:  # it comes as soon as the epoch has ended
+            if line.startswith("epoch 2/"):
+                break
+        (run,) = checkout.client().search_runs(["1"])
+        assert run.info.status == "RUNNING"
+        history = checkout.client().get_metric_history(run.info.run_id, "val_accuracy")
+        assert [metric.step for metric in history][:2] == [1, 2]
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert checkout.client().get_run(run.info.run_id).info.status == "KILLED"
+
+
+def test_the_registered_model_and_the_store_are_described(trained):
+    checkout, run = trained
+    assert "uint8" in checkout.client().get_registered_model("stn-mnist").description
+    experiment = checkout.client().get_experiment(run.info.experiment_id)
+    assert "CoordConv" in experiment.tags["mlflow.note.content"]
+    assert mlflow.__version__.startswith("3.")

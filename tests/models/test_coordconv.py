@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from pipeline.models.coordconv import AddCoords, CoordConv2d, coordinate_channels
+
+
+def test_the_channels_are_row_column_and_radius():
+    row, column, radius = coordinate_channels(3, 5)[0]
+    assert row[:, 0].tolist() == [-1, 0, 1]
+    assert column[0].tolist() == [-1, -0.5, 0, 0.5, 1]
+    assert (row == row[:, :1]).all()
+    assert (column == column[:1]).all()
+    assert radius[1, 2] == 0  # the centre
+    torch.testing.assert_close(radius[0, 0], torch.tensor(2.0).sqrt())
+
+
+def test_the_predecessors_radius_is_measured_from_a_half():
+    radius = coordinate_channels(5, 5, radius_center=0.5)[0, 2]
+    assert radius[3, 3] == 0
+    torch.testing.assert_close(radius[4, 4], torch.tensor(0.5).sqrt())
+
+
+def test_coordinates_follow_size_and_dtype_and_are_no_state():
+    layer = AddCoords()
+    assert layer(torch.zeros(2, 4, 6, 8)).shape == (2, 7, 6, 8)
+    assert layer(torch.zeros(2, 1, 3, 3, dtype=torch.float64)).dtype == torch.float64
+    assert not layer.state_dict()
+    assert not list(layer.parameters())
+    assert "coordinates" in dict(layer.named_buffers())
+
+
+@pytest.mark.parametrize("radius_center", [0.0, 0.5])
+def test_coordconv_is_a_convolution_of_image_and_coordinates(radius_center):
+    layer = CoordConv2d(2, 3, 5, radius_center).double()
+    images = torch.randn(4, 2, 9, 11, dtype=torch.float64)
+    row = torch.linspace(-1, 1, 9, dtype=torch.float64).view(1, 1, 9, 1).expand(4, 1, 9, 11)
+    column = torch.linspace(-1, 1, 11, dtype=torch.float64).view(1, 1, 1, 11).expand(4, 1, 9, 11)
+    radius = ((row - radius_center) ** 2 + (column - radius_center) ** 2).sqrt()
+    expected = torch.nn.functional.conv2d(
+        torch.cat([images, row, column, radius], 1), layer.conv.weight, layer.conv.bias
+    )
+    torch.testing.assert_close(layer(images), expected)
+    assert torch.autograd.gradcheck(layer, images.requires_grad_())

@@ -1,0 +1,75 @@
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.params import protocol_label, resolve
+
+
+@pytest.fixture
+def preset(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_the_command_line_goes_before_the_preset_and_the_preset_before_the_default(preset):
+    params = resolve({"preset": preset("epochs: 7\nlr: 1e-3\n"), "epochs": "9"})
+    assert (params.epochs, params.lr, params.batch_size) == (9, 0.001, 64)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"conv_layer": "conv3d"}, ["conv_layer", "conv3d", "conv2d, coordconv2d"]),
+        ({"epochs": "0"}, ["epochs", "'0'", ">= 1"]),
+        ({"epochs": "-3"}, ["epochs", "'-3'", ">= 1"]),
+        ({"epochs": "many"}, ["epochs", "'many'", "an integer"]),
+        ({"lr": "nan"}, ["lr", "nan", "a number > 0"]),
+        ({"lr": "inf"}, ["lr", "inf"]),
+        ({"validation_size": "60000"}, ["validation_size", "< 60000"]),
+        ({"validation_size": "5"}, ["validation_size", "10 to 59,990"]),
+        ({"momentum": "1"}, ["momentum", "< 1"]),
+        ({"preset": "params/none.yaml"}, ["params/none.yaml", "No such file"]),
+        ({"lr": "0", "epochs": "0"}, ["lr", "epochs"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(given, words):
+    with pytest.raises(PipelineError) as error:
+        resolve(given)
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epoch: 3", ["unknown parameter epoch", "did you mean epochs"]),
+        ("preset: other.yaml", ["unknown parameter preset"]),
+        ("- epochs", ["parameter: value"]),
+        ("epochs: [", ["not YAML"]),
+        ("epochs: 0", ["mine.yaml", "epochs", ">= 1"]),
+    ],
+)
+def test_a_wrong_preset_is_named_with_its_fault(preset, text, words):
+    with pytest.raises(PipelineError) as error:
+        resolve({"preset": preset(text), "epochs": "3"})
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_the_label_of_a_protocol_tells_what_differs_from_its_preset(preset):
+    assert protocol_label(resolve({"seed": "3", "conv_layer": "coordconv2d"})) == "replication"
+    assert protocol_label(resolve({"epochs": "3"})) == "replication epochs=3"
+    params = resolve({"preset": preset("epochs: 3"), "lr": "0.1"})
+    assert protocol_label(params) == "mine lr=0.1"
+
+
+def test_what_a_comparison_varies_is_no_part_of_the_protocol():
+    one = resolve({"conv_layer": "conv2d", "seed": "1", "threads": "1"})
+    other = resolve({"conv_layer": "coordconv2d", "seed": "2", "device": "cpu"})
+    assert one.protocol == other.protocol != resolve({"batch_size": "32"}).protocol

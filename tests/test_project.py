@@ -1,0 +1,103 @@
+"""What the project's own files promise each other."""
+
+import ast
+import re
+
+import pytest
+import yaml
+
+from pipeline.params import RunParams, allowed_values, resolve
+from tests.conftest import PROJECT
+
+# module -> what it may import of the project; design.md's picture
+MAY_KNOW = {
+    "errors": set(),
+    "params": {"errors"},
+    "grids": set(),
+    "data.mnist": {"errors"},
+    "data.batches": set(),
+    "models.coordconv": set(),
+    "models.layers": {"models.coordconv"},
+    "models.stn": {"grids", "models.layers"},
+    "models.portable": set(),
+    "metrics": set(),
+    "figures": {"metrics"},
+    "tracking": {"errors"},
+    "train": {"data.mnist", "data.batches", "errors", "params"},
+    "run": {
+        "data",
+        "data.mnist",
+        "errors",
+        "figures",
+        "metrics",
+        "models.portable",
+        "models.stn",
+        "params",
+        "tracking",
+        "train",
+    },
+    "evaluate": {"data", "data.mnist", "figures", "metrics", "tracking"},
+    "compare": {"errors", "figures", "params", "tracking"},
+    "cli": {"errors", "params", "tracking", "run", "evaluate", "compare"},
+}
+MODULES = sorted(
+    ".".join(path.relative_to(PROJECT / "pipeline").with_suffix("").parts)
+    for path in (PROJECT / "pipeline").rglob("*.py")
+    if not path.name.startswith("__")
+)
+
+
+def imports_of(module: str) -> set[str]:
+    path = PROJECT / "pipeline" / (module.replace(".", "/") + ".py")
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            known = {f"pipeline.{name}" for name in [*MODULES, "data", "models"]}
+            found |= (submodules & known) or {node.module}
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_knows_only_whom_it_may(module):
+    project = {
+        name.removeprefix("pipeline.")
+        for name in imports_of(module)
+        if name.startswith("pipeline.")
+    }
+    assert project <= MAY_KNOW[module]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_tracking_imports_mlflow(module):
+    uses_mlflow = any(name.split(".")[0] == "mlflow" for name in imports_of(module))
+    assert uses_mlflow == (module == "tracking")
+
+
+def test_the_replication_preset_is_the_defaults():
+    preset = resolve({"preset": str(PROJECT / "params/replication.yaml")})
+    assert preset.protocol == RunParams().protocol
+
+
+def test_conda_repeats_the_requirements():
+    lines = (PROJECT / "requirements.txt").read_text().splitlines()
+    requirements = [re.sub(r"\s*#.*", "", line) for line in lines if not line.startswith("#")]
+    conda = yaml.safe_load((PROJECT / "conda.yaml").read_text())["dependencies"]
+    assert next(entry["pip"] for entry in conda if isinstance(entry, dict)) == requirements
+
+
+def test_the_readme_lists_every_parameter_as_it_is():
+    readme = (PROJECT / "README.md").read_text()
+    for name, field in RunParams.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        values = allowed_values(name).removeprefix("allowed: ")
+        assert f"| `{name}` | {default} | {values} | {field.description} |" in readme
+
+
+def test_mlproject_declares_no_default_that_would_override_a_preset():
+    entry_points = yaml.safe_load((PROJECT / "MLproject").read_text())["entry_points"]
+    assert {"main", "train", "evaluate", "compare"} <= entry_points.keys()
+    for name in ("main", "train"):
+        assert entry_points[name]["parameters"].keys() == {"preset"}

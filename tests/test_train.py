@@ -1,0 +1,131 @@
+import pytest
+import torch
+
+from pipeline.data.mnist import Digits
+from pipeline.errors import PipelineError
+from pipeline.models.stn import build_model
+from pipeline.params import RunParams
+from pipeline.train import evaluate, train
+
+
+def fit(some_digits, conv_layer="conv2d", validation=None, **settings):
+    """Train on real digits; the best epoch, the metrics of all epochs, the model."""
+    params = RunParams(conv_layer=conv_layer, **settings)
+    torch.manual_seed(params.seed)
+    model = build_model(conv_layer, "border", 0.5).to(memory_format=torch.channels_last)
+    history = []
+    best = train(
+        model, *some_digits, params, validation, lambda epoch, metrics: history.append(metrics)
+    )
+    return best, history, model
+
+
+@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+def test_training_learns_real_digits(some_digits, conv_layer):
+    best, history, _ = fit(some_digits, conv_layer, epochs=8, lr=0.05, batch_size=32)
+    assert best.accuracy > 0.85  # chance is 0.1
+    assert history[-1]["train_loss"] < history[0]["train_loss"] / 2
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+def test_a_seed_repeats_bit_by_bit_and_another_does_not(some_digits, conv_layer):
+    def weights(seed):
+        return torch.cat(
+            [p.flatten() for p in fit(some_digits, conv_layer, epochs=2, seed=seed)[2].parameters()]
+        )
+
+    first = weights(3)
+    assert torch.equal(weights(3), first)
+    assert not torch.equal(weights(4), first)
+
+
+def test_the_learning_rate_is_halved_every_step(some_digits):
+    _, history, _ = fit(some_digits, epochs=5, lr=0.08, lr_step=2, lr_gamma=0.5, batch_size=500)
+    assert [m["learning_rate"] for m in history] == pytest.approx([0.08, 0.08, 0.04, 0.04, 0.02])
+
+
+def test_one_step_of_sgd_by_hand(some_digits):
+    """Momentum 0: the weights move by lr times the gradient of the mean cross-entropy."""
+    train_set, test_set = some_digits
+    one = Digits(train_set.images[:8], train_set.labels[:8])
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    before = model[1].weight.detach().clone()
+    torch.nn.functional.cross_entropy(model(one.images), one.labels).backward()
+    gradient = model[1].weight.grad.clone()
+    model.zero_grad()
+    train(model, one, test_set, RunParams(epochs=1, lr=0.05, batch_size=8))
+    torch.testing.assert_close(model[1].weight.detach(), before - 0.05 * gradient)
+
+
+class Scripted(torch.nn.Module):
+    """Predicts right on as many of the evaluation images as the script says for each epoch."""
+
+    def __init__(self, script):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.script = script
+        self.evaluations = -1
+
+    def forward(self, images):
+        logits = torch.zeros(len(images), 10) + self.weight
+        if not self.training:
+            self.evaluations += 1
+            logits[: self.script[self.evaluations], 0] = 1
+            logits[self.script[self.evaluations] :, 1] = 1
+        return logits
+
+
+def zeros(count):
+    return Digits(torch.zeros(count, 1, 1, 1), torch.zeros(count, dtype=torch.long))
+
+
+def test_the_best_epoch_has_the_highest_test_accuracy_and_a_tie_goes_to_the_later():
+    best = train(Scripted([5, 8, 6, 8, 7]), zeros(4), zeros(10), RunParams(epochs=5))
+    assert (best.epoch, best.accuracy) == (4, 0.8)
+
+
+def test_with_a_validation_set_the_test_set_has_no_say():
+    model = Scripted([9, 3, 5, 7, 9, 5])  # test, validation, test, validation, …
+    best = train(model, zeros(4), zeros(10), RunParams(epochs=3), validation_set=zeros(10))
+    assert (best.epoch, best.accuracy) == (2, 0.7)
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(some_digits):
+    best, history, model = fit(some_digits, epochs=4, lr=0.3, batch_size=32)
+    model.load_state_dict(best.weights)
+    loss, accuracy = evaluate(model, some_digits[1])
+    assert accuracy == best.accuracy == max(m["test_accuracy"] for m in history)
+    assert loss == pytest.approx(best.loss)
+
+
+def test_the_train_loss_is_the_mean_over_all_images_of_the_epoch():
+    # 10 images in batches of 4: a mean over batches would weigh the last two images double
+    images = torch.arange(10.0).view(10, 1, 1, 1)
+    labels = (torch.arange(10) > 7).long()
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 10))
+    params = RunParams(epochs=1, batch_size=4, lr=1e-12)
+    seen = {}
+    train(model, Digits(images, labels), zeros(3), params, on_epoch_end=lambda _, m: seen.update(m))
+    with torch.no_grad():
+        logits = model(images)
+    expected = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert seen["train_loss"] == pytest.approx(expected, rel=1e-5)
+    assert seen["train_accuracy"] == (logits.argmax(1) == labels).float().mean().item()
+
+
+@pytest.mark.parametrize("padding_mode", ["border", "reflection"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e38])
+def test_a_transformer_that_lost_its_way_does_not_crash_the_process(
+    some_digits, padding_mode, value
+):
+    model = build_model("conv2d", padding_mode, 0.5)
+    with torch.no_grad():
+        model.transformer.localization[-1].bias.fill_(value)
+    logits = model(some_digits[0].images[:64])
+    torch.nn.functional.cross_entropy(logits, some_digits[0].labels[:64]).backward()
+
+
+def test_a_diverging_run_ends_with_what_to_do(some_digits):
+    with pytest.raises(PipelineError, match=r"diverged in epoch 1.*smaller lr"):
+        fit(some_digits, epochs=3, lr=1e30)
