@@ -50,6 +50,9 @@ class RunParams(BaseModel):
         le=1,
         description="CoordConv's radius is measured from (c, c); 0 is the image centre",
     )
+    augmentation: Literal["none", "affine"] = Field(
+        "none", description="random warps of the training images: rotation, scale, shift and shear"
+    )
     dataset: Literal["mnist"] = Field("mnist", description="what to classify")
     data_dir: str = Field("data", min_length=1, description="folder that holds MNIST/raw/")
     device: Literal["auto", "cpu", "cuda"] = Field(

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from pipeline.data.batches import shuffled_batches
 from pipeline.data.mnist import Digits
+from pipeline.data.warps import augment
 from pipeline.errors import PipelineError
 from pipeline.params import RunParams
 
-EVALUATION_BATCH = 1000  # images per forward pass; a speed setting, results do not depend on it
+EVALUATION_BATCH = 250  # images per forward pass; a speed setting, results do not depend on it
 
 EpochEnded = Callable[[int, dict[str, float]], None]  # epoch (from 1) and its metrics
 
@@ -53,7 +54,7 @@ def train(
     Args:
         model: images `(N, 1, 28, 28)` to logits `(N, 10)`, on the device of the images.
         train_set, test_set, validation_set: normalized float32 images and their labels.
-        params: epochs, batch_size, lr, momentum, lr_step and lr_gamma are read.
+        params: epochs, batch_size, augmentation, lr, momentum, lr_step and lr_gamma are read.
         on_epoch_end: called after each epoch with its number and metrics: `train_loss` and
             `train_accuracy` (means over the epoch's steps, with dropout), `test_loss` and
             `test_accuracy`, with a validation set `val_loss` and `val_accuracy`,
@@ -70,7 +71,7 @@ def train(
 
     for epoch in range(1, params.epochs + 1):
         start = time.perf_counter()
-        metrics = train_epoch(model, train_set, optimizer, params.batch_size)
+        metrics = train_epoch(model, train_set, optimizer, params)
         metrics["images_per_second"] = len(train_set.labels) / (time.perf_counter() - start)
         metrics["learning_rate"] = float(schedule.get_last_lr()[0])
         if not all(parameter.isfinite().all() for parameter in model.parameters()):
@@ -97,13 +98,15 @@ def train(
 
 
 def train_epoch(
-    model: nn.Module, train_set: Digits, optimizer: torch.optim.Optimizer, batch_size: int
+    model: nn.Module, train_set: Digits, optimizer: torch.optim.Optimizer, params: RunParams
 ) -> dict[str, float]:
     """One pass over the training images; `train_loss` and `train_accuracy` over all its steps."""
     model.train()
     loss_sum = torch.zeros((), device=train_set.labels.device)
     correct = torch.zeros((), device=train_set.labels.device, dtype=torch.long)
-    for images, labels in shuffled_batches(*train_set, batch_size):
+    for images, labels in shuffled_batches(*train_set, params.batch_size):
+        if params.augmentation == "affine":
+            images = augment(images)
         logits = model(images)
         loss = F.cross_entropy(logits, labels)
         loss.backward()

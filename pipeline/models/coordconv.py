@@ -1,6 +1,7 @@
 """CoordConv: a convolution that also sees where it is (arXiv:1807.03247)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -64,7 +65,10 @@ class AddCoords(nn.Module):
 
 
 class CoordConv2d(nn.Module):
-    """`nn.Conv2d` on an image and its three coordinate channels.
+    """`nn.Conv2d` on an image and its three coordinate channels, `conv(AddCoords(images))`.
+
+    The coordinates are the same for every image, so their part of the convolution is computed for
+    one image and added to all: conv([x, c]) = conv(x, W_x) + conv(c, W_c).
 
     Args:
         in_channels: of the image, without the coordinates.
@@ -76,8 +80,12 @@ class CoordConv2d(nn.Module):
         self, in_channels: int, out_channels: int, kernel_size: int, radius_center: float = 0.0
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.add_coords = AddCoords(radius_center)
         self.conv = nn.Conv2d(in_channels + 3, out_channels, kernel_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.conv(self.add_coords(images))
+        of_images, of_coordinates = self.conv.weight.split([self.in_channels, 3], dim=1)
+        coordinates = self.add_coords.coordinates_for(images)
+        shift = F.conv2d(coordinates, of_coordinates, self.conv.bias)
+        return F.conv2d(images, of_images) + shift

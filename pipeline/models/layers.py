@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.models.coordconv import CoordConv2d
+from pipeline.models.pooled import PooledConv2d
 
 
 def convolution(
@@ -27,6 +28,12 @@ def convolution(
     if conv_layer == "coordconv2d":
         return CoordConv2d(in_channels, out_channels, kernel_size, radius_center)
     return nn.Conv2d(in_channels, out_channels, kernel_size)
+
+
+def pooled_convolution(out_channels: int, kernel_size: int) -> nn.Module:
+    """`convolution(1, out_channels, kernel_size)` and `max_pool()` in one, several times faster
+    where the one-channel input needs a gradient, as the warped image does."""
+    return PooledConv2d(out_channels, kernel_size)
 
 
 def max_pool() -> nn.Module:

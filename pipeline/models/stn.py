@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.grids import AFFINE_IDENTITY, affine_grid
-from pipeline.models.layers import convolution, identity_linear, max_pool
+from pipeline.models.layers import convolution, identity_linear, max_pool, pooled_convolution
 
 FARTHEST = 1e4  # no theta of use comes near; in half image widths, for its shifts
 
@@ -32,8 +32,7 @@ def localization_network(conv_layer: str, radius_center: float) -> nn.Sequential
 def digit_classifier() -> nn.Sequential:
     """Images `(N, 1, 28, 28)` to logits `(N, 10)`."""
     return nn.Sequential(
-        convolution(1, 10, 5),
-        max_pool(),
+        pooled_convolution(10, 5),
         nn.ReLU(),
         convolution(10, 20, 5),
         nn.Dropout2d(),
