@@ -6,12 +6,15 @@ which without `source .venv/bin/activate` is not the one in `.venv`.
 
 import importlib.util
 import os
-import runpy
 import sys
 from pathlib import Path
 
-missing = [name for name in ("mlflow", "torch") if importlib.util.find_spec(name) is None]
-if missing:
+
+def _find_environment() -> None:
+    needed = ("click", "mlflow", "torch")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if not missing:
+        return
     of_project = Path(__file__).parent.parent / ".venv/bin/python"
     if of_project.exists() and not os.path.samefile(sys.prefix, of_project.parent.parent):
         os.execv(of_project, [str(of_project), "-m", "pipeline", *sys.argv[1:]])
@@ -20,4 +23,9 @@ if missing:
         "run `make setup`, or activate the environment that has the project's requirements"
     )
 
-runpy.run_module("pipeline.cli", run_name="__main__")
+
+if __name__ == "__main__":
+    _find_environment()
+    from pipeline.cli import main
+
+    main(prog_name="python -m pipeline")

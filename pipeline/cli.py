@@ -24,21 +24,24 @@ class _Pipeline(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
+                signal.signal(number, _interrupt)
         try:
             return super().invoke(context)
         except PipelineError as error:
             raise click.ClickException(str(error)) from error.__cause__
         except KeyboardInterrupt:
-            click.echo("interrupted: the run was closed as KILLED, what it had logged is kept")
+            click.echo("interrupted", err=True)
             raise click.exceptions.Exit(130) from None
 
 
 def _interrupt(number: int, frame: object) -> None:
-    # `mlflow run` answers Ctrl-C with a SIGTERM to a command that is still closing its run
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # `mlflow run` answers Ctrl-C with a SIGTERM to a command that is still closing its run;
+    # a second Ctrl-C still ends one that hangs
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -53,7 +56,7 @@ def _run_options(command: Callable) -> Callable:
 
     for name, field in reversed(RunParams.model_fields.items()):
         default = "" if field.default is None else f", default: {field.default}"
-        help = f"{field.description} ({allowed_values(name)}{default})"
+        help = f"{field.description} (allowed: {allowed_values(name)}{default})"
         command = _option(name, help, metavar="VALUE")(command)
     return command
 
@@ -85,7 +88,8 @@ def train(**given: str | None) -> None:
         click.echo(news)
     click.echo(
         f"run {done.run_id}: accuracy {done.accuracy:.2%}, macro F1 {done.f1:.2%} "
-        f"(epoch {done.best_epoch}), model version {done.version}, see {done.url}"
+        f"(epoch {done.best_epoch}, selected on the {params.selection} set), "
+        f"model version {done.version}, see {done.url}"
     )
 
 
@@ -105,6 +109,8 @@ def evaluate(model_uri: str, data_dir: str, experiment: str | None) -> None:
 
     with tracking.plain_errors():
         done = evaluate_model(model_uri, data_dir, experiment)
+    if done.selection == "test":
+        click.echo("the epoch was selected on this very test set: the scores are optimistic")
     click.echo(
         f"run {done.run_id}: accuracy {done.scores.accuracy:.2%}, macro F1 {done.scores.f1:.2%}, "
         f"loss {done.scores.loss:.4f} of {model_uri}, see {done.url}"
@@ -131,9 +137,4 @@ def ui(experiment: str | None) -> None:
     from pipeline import tracking
 
     with tracking.plain_errors():
-        click.echo(f"the runs are at {tracking.runs_address(experiment)}")
-    tracking.serve_ui()
-
-
-if __name__ == "__main__":
-    main(prog_name="python -m pipeline")
+        tracking.serve_ui(experiment)

@@ -75,9 +75,10 @@ def compare_runs(experiment: str | None) -> Comparison:
             + (f" ({others})" if others else "")
             + "; start one with: mlflow run . --env-manager local"
         )
-    protocols, repeats = group_runs(finished)
-    if repeats:
-        left_out["repeats of a seed"] = repeats
+    protocols, out_of_groups = group_runs(finished)
+    left_out.update(out_of_groups)
+    if not protocols:
+        raise PipelineError(f"no run of the experiment {name} holds what a training logs")
     markdown = as_markdown(name, protocols, left_out)
     with tracking.open_run(
         name="compare",
@@ -85,7 +86,7 @@ def compare_runs(experiment: str | None) -> Comparison:
         experiment=experiment,
     ) as run:
         accuracies = {
-            protocol.label: {
+            f"{protocol.label}\n{_caption(protocol)}": {
                 layer: [result.accuracy for result in results]
                 for layer, results in protocol.layers.items()
             }
@@ -102,7 +103,7 @@ def compare_runs(experiment: str | None) -> Comparison:
     return Comparison(markdown, run.run_id, run.url)
 
 
-def group_runs(runs: list[RecordedRun]) -> tuple[list[Protocol], int]:
+def group_runs(runs: list[RecordedRun]) -> tuple[list[Protocol], Counter[str]]:
     """Sort runs into protocols, layers and seeds.
 
     A repeated seed is no further sample (on the same machine it gives the same bits), so the
@@ -112,14 +113,25 @@ def group_runs(runs: list[RecordedRun]) -> tuple[list[Protocol], int]:
         runs: finished runs, oldest first.
 
     Returns:
-        The protocols, and how many runs were left out as repeats.
+        The protocols, and how many runs were left out, by reason.
     """
     newest: dict[str, dict[tuple[str, int], tuple[RunParams, RecordedRun]]] = {}
+    left_out: Counter[str] = Counter()
     for run in runs:
         known = {k: v for k, v in run.params.items() if k in RunParams.model_fields}
-        params = RunParams(**known)  # type: ignore[arg-type]  # text, parsed by pydantic
+        try:
+            params = RunParams.model_validate(known)
+        except ValueError:
+            left_out["with unknown parameters"] += 1
+            continue
+        if "best_test_accuracy" not in run.metrics:
+            left_out["finished without results"] += 1
+            continue
         key = json.dumps([params.protocol, run.tags.get("stn.data_digest")])
-        newest.setdefault(key, {})[params.conv_layer, params.seed] = (params, run)
+        members = newest.setdefault(key, {})
+        if (params.conv_layer, params.seed) in members:
+            left_out["repeated with the same seed"] += 1
+        members[params.conv_layer, params.seed] = (params, run)
 
     protocols: dict[str, Protocol] = {}
     for members in newest.values():
@@ -141,7 +153,7 @@ def group_runs(runs: list[RecordedRun]) -> tuple[list[Protocol], int]:
                 )
             )
         protocols[label] = Protocol(label, params.selection, params.protocol, layers)
-    return list(protocols.values()), len(runs) - sum(len(members) for members in newest.values())
+    return list(protocols.values()), left_out
 
 
 def as_markdown(experiment: str, protocols: list[Protocol], left_out: Counter[str]) -> str:

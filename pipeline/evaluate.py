@@ -13,11 +13,15 @@ BATCH = 1000  # images per call of the model, to bound the memory
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of a model, and the run that holds them."""
+    """The scores of a model, and the run that holds them.
+
+    selection: what its best epoch was selected on; with `test`, the scores are optimistic.
+    """
 
     run_id: str
     url: str
     scores: Scores
+    selection: str | None
 
 
 def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Evaluation:
@@ -36,16 +40,22 @@ def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Eva
     model = tracking.load_model(model_uri)
     _, test = mnist.load_mnist(data_dir)
     images, labels = test.images.numpy(), test.labels.numpy()
+    tags = {"stn.data_digest": mnist.DIGEST}
+    caution = ""
+    if model.selection:
+        tags["stn.selection"] = model.selection
+    if model.selection == "test":
+        caution = " Its epoch was selected on this very set, so the scores are optimistic."
     with tracking.open_run(
         name=f"evaluate {model_uri}",
         description=f"Scores of `{model_uri}` (logged model {model.model_id}, of run "
-        f"{model.source_run_id}) on the MNIST test set, computed again.",
+        f"{model.source_run_id}) on the MNIST test set, computed again.{caution}",
         experiment=experiment,
         params={"model_uri": model_uri, "data_dir": data_dir},
-        tags={"stn.data_digest": mnist.DIGEST},
+        tags=tags,
     ) as run:
         run.log_model_input(model.model_id)
-        run.log_dataset("mnist-testing", "testing", images, labels, mnist.DIGEST)
+        run.log_dataset("mnist-testing", "testing", images, labels)
         batches = range(0, len(labels), BATCH)
         probabilities = [model.predict(images[start : start + BATCH]) for start in batches]
         scores = score(labels, np.concatenate(probabilities))
@@ -56,4 +66,4 @@ def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Eva
         }
         run.log_metrics(metrics, model_id=model.model_id)
         run.log_artifacts(figures.score_files(scores))
-    return Evaluation(run.run_id, run.url, scores)
+    return Evaluation(run.run_id, run.url, scores, model.selection)

@@ -71,7 +71,7 @@ def learning_curves_figure(history: list[dict[str, float]], best_epoch: int) -> 
 
 def before_after_figure(before: np.ndarray, after: np.ndarray) -> Figure:
     """What the transformer made of 64 images, each array `(64, H, W)`."""
-    figure = Figure(figsize=(10, 5.4), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     for axes, images, title in zip(
         figure.subplots(1, 2), (before, after), ("input", "after the transformer"), strict=True
     ):

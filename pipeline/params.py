@@ -38,8 +38,9 @@ class RunParams(BaseModel):
     validation_size: int = Field(
         0,
         ge=0,
-        lt=TRAINING_IMAGES,
-        description="training images held out to select the best epoch; 0 selects on the test set",
+        le=TRAINING_IMAGES - CLASSES,
+        description="training images held out to select the best epoch, at least 10; "
+        "0 selects on the test set",
     )
     padding_mode: Literal["border", "zeros", "reflection"] = Field(
         "border", description="what the sampler reads outside the image"
@@ -68,20 +69,29 @@ class RunParams(BaseModel):
         description="MLflow experiment; by default the one MLflow was told, else stn-mnist",
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # YAML's yes and no; pydantic would take them for 1 and 0
+            raise ValueError("a truth value is no value of this parameter")
+        return value
+
     @field_validator("validation_size")
     @classmethod
     def _room_for_every_class(cls, value: int) -> int:
-        if value and not CLASSES <= value <= TRAINING_IMAGES - CLASSES:
-            raise ValueError(
-                f"must be 0 or from {CLASSES} to {TRAINING_IMAGES - CLASSES:,}, "
-                "so that every digit is on both sides of the split"
-            )
+        if 0 < value < CLASSES:
+            raise ValueError("every digit must be among the images held out")
         return value
 
     @property
     def selection(self) -> str:
         """What the best epoch is selected on: `test` or `validation`."""
         return "validation" if self.validation_size else "test"
+
+    @property
+    def selection_set(self) -> str:
+        """The same with the number of images, where it is a parameter: `validation 10000`."""
+        return f"validation {self.validation_size}" if self.validation_size else "test"
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -163,25 +173,24 @@ def _explain(error: ValidationError) -> str:
         message = fault["msg"].removeprefix("Value error, ")
         faults.append(
             f"{name}: got {fault['input']!r}: {message[0].lower()}{message[1:]}; "
-            f"{allowed_values(name)}"
+            f"allowed: {allowed_values(name)}"
         )
     return "; ".join(faults)
 
 
 def allowed_values(name: str) -> str:
-    """The type and range of a parameter in words, such as `an integer >= 1`."""
+    """The values of a parameter in words, such as `an integer >= 1` or `auto, cpu, cuda`."""
     schema = RunParams.model_json_schema()["properties"][name]
     if "enum" in schema:
-        return "allowed: " + ", ".join(schema["enum"])
+        return ", ".join(schema["enum"])
     if "const" in schema:
-        return f"allowed: {schema['const']}"
-    kinds = {"integer": "an integer", "number": "a number"}
-    kind = kinds.get(schema.get("type"), "text")
+        return schema["const"]
+    kind = {"integer": "an integer", "number": "a number"}.get(schema.get("type"), "text")
     symbols = {
         "minimum": ">=",
         "exclusiveMinimum": ">",
         "maximum": "<=",
         "exclusiveMaximum": "<",
     }
-    bounds = [f"{symbol} {schema[key]:g}" for key, symbol in symbols.items() if key in schema]
-    return f"allowed: {' '.join([kind, ' and '.join(bounds)]).strip()}"
+    bounds = [f"{symbol} {schema[key]}" for key, symbol in symbols.items() if key in schema]
+    return f"{kind} {' and '.join(bounds)}".strip()

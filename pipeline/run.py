@@ -68,11 +68,7 @@ def run_training(params: RunParams) -> RunSummary:
         ):
             if digits is not None:
                 run.log_dataset(
-                    f"mnist-{context}",
-                    context,
-                    digits.images.numpy(),
-                    digits.labels.numpy(),
-                    mnist.DIGEST,
+                    f"mnist-{context}", context, digits.images.numpy(), digits.labels.numpy()
                 )
 
         torch.manual_seed(params.seed)
@@ -94,10 +90,10 @@ def run_training(params: RunParams) -> RunSummary:
 
             best = train(
                 model,
-                _on(device, train_digits),
-                _on(device, test_digits),
+                _prepared(device, train_digits),
+                _prepared(device, test_digits),
                 params,
-                _on(device, validation_digits) if validation_digits else None,
+                _prepared(device, validation_digits) if validation_digits else None,
                 on_epoch_end,
             )
 
@@ -105,20 +101,19 @@ def run_training(params: RunParams) -> RunSummary:
         model.to("cpu").to(memory_format=torch.contiguous_format)  # as a pt2 archive wants it
         portable = PortableModel(model, mnist.MEAN, mnist.STD).eval()
         scores = _score(portable, test_digits)
+        run.log_artifacts(_artifacts(params, model, test_digits, scores, history, best))
+        model_id = run.log_model(portable, test_digits.images[:4].numpy(), best.epoch)
         best_metrics = {
             "best_test_accuracy": scores.accuracy,
             "best_test_f1": scores.f1,
             "best_test_loss": scores.loss,
+            "best_epoch": best.epoch,
         }
-        run.log_metrics({**best_metrics, "best_epoch": best.epoch})
-        run.log_artifacts(_artifacts(params, model, test_digits, scores, history, best))
-        model_id = run.log_model(portable, test_digits.images[:4].numpy(), best.epoch, best_metrics)
-    # The run has ended, as FINISHED: only now may its model be registered and become champion.
-    version, news = tracking.register(
-        model_id,
-        tracking.Candidate(params.selection, best.accuracy, best.loss),
-        [f"best-{params.conv_layer}", "champion"],
-    )
+        run.log_metrics(best_metrics, step=best.epoch, model_id=model_id)
+        candidate = tracking.Candidate(params.selection_set, best.accuracy, best.loss)
+        version = tracking.register(model_id, candidate)
+    # Only the model of a run that has ended as FINISHED may become champion.
+    news = tracking.promote(version, candidate, [f"best-{params.conv_layer}", "champion"])
     return RunSummary(run.run_id, run.url, best.epoch, scores.accuracy, scores.f1, version, news)
 
 
@@ -130,7 +125,7 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _on(device: torch.device, digits: Digits) -> Digits:
+def _prepared(device: torch.device, digits: Digits) -> Digits:
     return Digits(mnist.normalize(digits.images).to(device), digits.labels.to(device))
 
 

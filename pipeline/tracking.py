@@ -1,4 +1,4 @@
-"""Everything MLflow: open a run, log to it, find runs, register models, move aliases.
+"""Everything MLflow: open a run, log to it, find runs, register and load models, serve the UI.
 
 The only module that imports mlflow. The store is MLflow's own default, `sqlite:///mlflow.db` in
 the working directory, unless `MLFLOW_TRACKING_URI` names another.
@@ -6,9 +6,10 @@ the working directory, unless `MLFLOW_TRACKING_URI` names another.
 
 import os
 import re
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,13 @@ import numpy as np
 import requests
 import sqlalchemy.exc
 import torch
+from mlflow.data import numpy_dataset
 from mlflow.entities import LoggedModelInput, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from pipeline.errors import PipelineError
 
@@ -46,7 +49,8 @@ selected on; numbers selected on the test set are optimistic."""
 _MODEL_NOTE = """\
 Digit classifiers with a spatial transformer. Input: raw uint8 images `(N, 1, 28, 28)`, white ink
 on black; output: class probabilities `(N, 10)`. `champion` is the best of all,
-`best-conv2d` and `best-coordconv2d` the best of each layer."""
+`best-conv2d` and `best-coordconv2d` the best of each layer. A version's tag `stn.selection`
+tells what its epoch was selected on; an accuracy selected on the test set is optimistic."""
 
 
 @contextmanager
@@ -55,11 +59,19 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, requests.RequestException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
-        raise PipelineError(f"MLflow ({_shown_uri()}): {reason}") from error
+        uri = _without_password(mlflow.get_tracking_uri())
+        raise PipelineError(f"MLflow ({uri}): {_first_line(error)}") from error
     except OSError as error:
-        raise PipelineError(" ".join(str(error).split())) from error
+        raise PipelineError(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return _without_password(lines[0]) if lines else type(error).__name__
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def check_store() -> None:
@@ -114,38 +126,43 @@ def open_run(
     projects_run = _projects_run()
     experiment_id = _experiment_id(current_experiment(experiment))
     os.environ.pop("MLFLOW_RUN_ID", None)  # it is for this run, and for none after it
-    tags = {**(tags or {}), MLFLOW_RUN_NOTE: description}
-    logged: dict[str, str] = {}
+    taken_over = None
     if projects_run and projects_run.info.experiment_id == experiment_id:
-        logged = projects_run.data.params
-        if _is_generated(projects_run.info.run_name):
-            tags[MLFLOW_RUN_NAME] = name
-        run = mlflow.start_run(run_id=projects_run.info.run_id)
+        taken_over = projects_run
+        run = mlflow.start_run(run_id=taken_over.info.run_id)
     else:
         run = mlflow.start_run(experiment_id=experiment_id, run_name=name)
-        if projects_run:
+    run_id = run.info.run_id
+    status = "FAILED"
+    try:
+        tags = {**(tags or {}), MLFLOW_RUN_NOTE: description}
+        logged: dict[str, str] = {}
+        if taken_over:
+            logged = taken_over.data.params
+            if _is_generated(taken_over.info.run_name):
+                tags[MLFLOW_RUN_NAME] = name
+        elif projects_run:
             _leave_pointer(projects_run, run)
             tags |= {
                 key: value
                 for key, value in projects_run.data.tags.items()
                 if key.startswith(("mlflow.source.", "mlflow.project.", "mlflow.gitRepoURL"))
             }
-    status = "FAILED"
-    try:
         mlflow.set_tags(tags)
         mlflow.log_params({k: v for k, v in (params or {}).items() if k not in logged})
-        yield TrackedRun(run.info.run_id, experiment_id)
+        yield TrackedRun(run_id, experiment_id)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
+        print(f"run {run_id} is closed as KILLED; what it had logged is kept", file=sys.stderr)
         raise
     except Exception as error:
-        mlflow.set_tag("stn.error", f"{type(error).__name__}: {error}"[:1000])
+        mlflow.set_tag("stn.error", f"{type(error).__name__}: {_first_line(error)}"[:1000])
         raise
     finally:
         mlflow.end_run(status)
-        if status == "KILLED" and logged:
-            _mark_killed_after(os.getppid(), run.info.run_id)
+        if status == "KILLED" and taken_over:
+            _keep_killed(run_id)
 
 
 def current_experiment(experiment: str | None = None) -> str:
@@ -186,13 +203,15 @@ def _experiment_id(name: str) -> str:
 
 def _is_generated(run_name: str) -> bool:
     """Whether MLflow made the name up, such as `bold-crow-112`, because nobody chose one."""
-    return re.fullmatch(r"[a-z]+-[a-z]+-\d+", run_name) is not None
+    words = run_name.split("-")
+    return len(words) == 3 and words[0] in _GENERATOR_PREDICATES and words[1] in _GENERATOR_NOUNS
 
 
 def _leave_pointer(projects_run: Run, run: Run) -> None:
     """Say in the run that `mlflow run` opened elsewhere where the work went."""
     client = mlflow.MlflowClient()
     pointer = projects_run.info.run_id
+    experiment = client.get_experiment(run.info.experiment_id).name
     target = f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     client.set_tag(pointer, MLFLOW_RUN_NAME, f"see {run.info.run_name}")
     client.set_tag(
@@ -200,27 +219,28 @@ def _leave_pointer(projects_run: Run, run: Run) -> None:
     )
     print(
         f"`mlflow run` opened the run {pointer} in another experiment; it only points to this one: "
-        f"{run.info.run_id}. `mlflow run --experiment-name {EXPERIMENT}` does without it.",
+        f"{run.info.run_id}. `mlflow run --experiment-name {experiment}` does without it.",
         file=sys.stderr,
     )
 
 
-def _mark_killed_after(project_process: int, run_id: str) -> None:
-    """Set a run to KILLED once `mlflow run` has ended, which sets every interrupted run to FAILED.
+def _keep_killed(run_id: str) -> None:
+    """Set a run to KILLED again once `mlflow run` has set it to FAILED, as it does to all.
 
-    (mlflow.projects._maybe_set_run_terminated would spare a run that has ended, but compares a
-    status by name with a set of numbers.)
+    (mlflow.projects._maybe_set_run_terminated would spare a run that has ended, but looks for the
+    status's name in a set of numbers.) A process of its own does it, as ours ends before that.
     """
     code = (
-        "import os, sys, time, mlflow\n"
-        "for _ in range(100):\n"
-        "    try: os.kill(int(sys.argv[1]), 0)\n"
-        "    except ProcessLookupError: break\n"
-        "    time.sleep(0.1)\n"
-        "mlflow.MlflowClient().set_terminated(sys.argv[2], 'KILLED')\n"
+        "import mlflow, sys, time\n"
+        "client = mlflow.MlflowClient()\n"
+        "for _ in range(60):\n"
+        "    if client.get_run(sys.argv[1]).info.status == 'FAILED':\n"
+        "        client.set_terminated(sys.argv[1], 'KILLED')\n"
+        "        break\n"
+        "    time.sleep(0.5)\n"
     )
     subprocess.Popen(
-        [sys.executable, "-c", code, str(project_process), run_id],
+        [sys.executable, "-c", code, run_id],
         env={**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -244,8 +264,8 @@ class TrackedRun:
     def log_metrics(
         self, metrics: dict[str, float], step: int | None = None, model_id: str | None = None
     ) -> None:
-        """Log at once: they are in the store when this returns."""
-        mlflow.log_metrics(metrics, step=step, model_id=model_id)
+        """Log at once; they are in the store when this returns. `model_id` links a model."""
+        mlflow.log_metrics(metrics, step=step, run_id=self.run_id, model_id=model_id)
 
     def log_artifacts(self, artifacts: dict[str, Any]) -> None:
         """Log figures, texts and dictionaries, by file name; dictionaries as .json or .yaml."""
@@ -257,18 +277,12 @@ class TrackedRun:
             else:
                 mlflow.log_dict(content, name)
 
-    def log_dataset(
-        self, name: str, context: str, images: np.ndarray, labels: np.ndarray, digest: str
-    ) -> None:
+    def log_dataset(self, name: str, context: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Log a data set as an input: its name, digest, shape and context, not its content."""
-        data = mlflow.data.numpy_dataset.from_numpy(
-            images, targets=labels, name=name, digest=digest
-        )
+        data = numpy_dataset.from_numpy(images, targets=labels, name=name)
         mlflow.log_input(data, context=context)
 
-    def log_model(
-        self, model: torch.nn.Module, example: np.ndarray, step: int, metrics: dict[str, float]
-    ) -> str:
+    def log_model(self, model: torch.nn.Module, example: np.ndarray, step: int) -> str:
         """Log a model as a pickle-free `pt2` archive, which needs none of this project's code.
 
         Args:
@@ -276,7 +290,6 @@ class TrackedRun:
             example: uint8 `(N, 1, 28, 28)`, two images or more (of one, the export would fix the
                 batch size).
             step: the epoch the model is from.
-            metrics: linked to the model.
 
         Returns:
             The id of the logged model.
@@ -298,7 +311,6 @@ class TrackedRun:
                 f"numpy=={np.__version__}",
             ],
         )
-        mlflow.log_metrics(metrics, step=step, model_id=info.model_id)
         return info.model_id
 
     def log_model_input(self, model_id: str) -> None:
@@ -312,23 +324,13 @@ def ui_address() -> str:
     return _without_password(uri).rstrip("/") if uri.startswith("http") else UI
 
 
-def runs_address(experiment: str | None) -> str:
-    """The page of an experiment's runs; the experiment is created where it does not exist."""
-    experiment_id = _experiment_id(current_experiment(experiment))
-    return f"{ui_address()}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
-
-
-def _shown_uri() -> str:
-    return _without_password(mlflow.get_tracking_uri())
-
-
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
 @dataclass(frozen=True)
 class Candidate:
-    """What decides whether a model is better: `accuracy` and `loss` on the selection set."""
+    """What decides whether a model is better: `accuracy` and `loss` on the selection set.
+
+    selection: names that set, `test` or `validation <number of images>`; the figures of different
+        sets are not compared.
+    """
 
     selection: str
     accuracy: float
@@ -339,29 +341,31 @@ class Candidate:
         return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
 
 
-def register(model_id: str, candidate: Candidate, aliases: list[str]) -> tuple[int, list[str]]:
-    """Register a logged model as a version, and give it the aliases that it deserves.
-
-    An alias moves to a better model only, and never to one of another selection protocol, whose
-    accuracy means something else.
-
-    Returns:
-        The version, and a sentence for each alias.
-    """
+def register(model_id: str, candidate: Candidate) -> int:
+    """Register a logged model, and return its version."""
     client = mlflow.MlflowClient()
     try:
         client.create_registered_model(REGISTERED_MODEL, description=_MODEL_NOTE)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    model = client.get_logged_model(model_id)
     version = client.create_model_version(
         REGISTERED_MODEL,
         source=f"models:/{model_id}",
-        run_id=model.source_run_id,
+        run_id=client.get_logged_model(model_id).source_run_id,
         model_id=model_id,
         tags={f"stn.{key}": str(value) for key, value in vars(candidate).items()},
-    ).version
+    )
+    return int(version.version)
+
+
+def promote(version: int, candidate: Candidate, aliases: list[str]) -> list[str]:
+    """Give a version the aliases that it deserves, and say of each alias in a sentence where it is.
+
+    An alias moves to a better model only, and never to one that was selected on another set, whose
+    accuracy means something else.
+    """
+    client = mlflow.MlflowClient()
     holders = client.get_registered_model(REGISTERED_MODEL).aliases
     news = []
     for alias in aliases:
@@ -369,9 +373,9 @@ def register(model_id: str, candidate: Candidate, aliases: list[str]) -> tuple[i
         if reason:
             news.append(f"{alias} stays at version {holders[alias]}, {reason}")
         else:
-            client.set_registered_model_alias(REGISTERED_MODEL, alias, version)
+            client.set_registered_model_alias(REGISTERED_MODEL, alias, str(version))
             news.append(f"{alias} is now version {version}")
-    return int(version), news
+    return news
 
 
 def _reason_to_stay(candidate: Candidate, version: str) -> str | None:
@@ -383,7 +387,7 @@ def _reason_to_stay(candidate: Candidate, version: str) -> str | None:
     except KeyError:
         return "which was not registered by this pipeline"
     if holder.selection != candidate.selection:
-        return f"selected on another set ({holder.selection}, not {candidate.selection})"
+        return f"selected on another set ({holder.selection} and not {candidate.selection})"
     if not candidate.beats(holder):
         return f"which is at least as good ({holder.accuracy:.2%})"
     return None
@@ -394,11 +398,13 @@ class LoadedModel:
     """A registered or logged model, ready to predict.
 
     predict: uint8 `(N, 1, 28, 28)` to float32 `(N, 10)`.
+    selection: what its run selected the best epoch on, `test` or `validation`; None if unknown.
     """
 
-    predict: Any
+    predict: Callable[[np.ndarray], np.ndarray]
     model_id: str
     source_run_id: str
+    selection: str | None
 
 
 def load_model(uri: str) -> LoadedModel:
@@ -407,17 +413,24 @@ def load_model(uri: str) -> LoadedModel:
     Raises:
         PipelineError: if there is no such model.
     """
+    allowed = (
+        f"allowed: models:/{REGISTERED_MODEL}@champion, models:/{REGISTERED_MODEL}/<version>, "
+        "models:/<model id>, runs:/<run id>/model"
+    )
+    if not uri.startswith(("models:/", "runs:/")):
+        raise PipelineError(f"model_uri: got {uri!r}; {allowed}")
     try:
         model = mlflow.pyfunc.load_model(uri)
     except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        no_answer = getattr(error, "error_code", "") == "INTERNAL_ERROR"
+        if no_answer or isinstance(error, requests.RequestException):
+            raise
         raise PipelineError(
-            f"no model could be loaded from {uri}: {reason}; allowed: "
-            f"models:/{REGISTERED_MODEL}@champion, models:/{REGISTERED_MODEL}/<version>, "
-            "models:/<model id>, runs:/<run id>/model"
+            f"no model could be loaded from {uri}: {_first_line(error)}; {allowed}"
         ) from None
-    meta = model.metadata
-    return LoadedModel(model.predict, meta.model_id, meta.run_id)
+    run_id = model.metadata.run_id
+    selection = mlflow.get_run(run_id).data.tags.get("stn.selection") if run_id else None
+    return LoadedModel(model.predict, model.metadata.model_id, run_id, selection)
 
 
 @dataclass(frozen=True)
@@ -426,7 +439,6 @@ class RecordedRun:
 
     run_id: str
     status: str
-    started: int
     params: dict[str, str]
     metrics: dict[str, float]
     tags: dict[str, str]
@@ -439,7 +451,8 @@ def training_runs(experiment: str) -> list[RecordedRun]:
         PipelineError: if there is no such experiment.
     """
     if mlflow.get_experiment_by_name(experiment) is None:
-        raise PipelineError(f"there is no experiment {experiment} in {_shown_uri()}")
+        uri = _without_password(mlflow.get_tracking_uri())
+        raise PipelineError(f"there is no experiment {experiment} in {uri}")
     runs = mlflow.search_runs(
         experiment_names=[experiment],
         filter_string="tags.`stn.protocol` != ''",
@@ -448,20 +461,35 @@ def training_runs(experiment: str) -> list[RecordedRun]:
     )
     return [
         RecordedRun(
-            run.info.run_id,
-            run.info.status,
-            run.info.start_time,
-            run.data.params,
-            run.data.metrics,
-            run.data.tags,
+            run.info.run_id, run.info.status, run.data.params, run.data.metrics, run.data.tags
         )
         for run in runs
     ]
 
 
-def serve_ui() -> None:
-    """Become the MLflow UI of the tracking store, on loopback, until it is stopped."""
+def serve_ui(experiment: str | None) -> None:
+    """Say where the runs are, and become the MLflow UI of a local store until it is stopped.
+
+    A tracking server serves its own UI: there, only the address is printed.
+
+    Raises:
+        PipelineError: if the port is taken.
+    """
+    check_store()
+    experiment_id = _experiment_id(current_experiment(experiment))
+    page = f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    print(f"the runs are at {ui_address()}{page}", flush=True)
+    if ui_address() != UI:
+        return
     host, port = UI.removeprefix("http://").split(":")
-    store = ["--backend-store-uri", mlflow.get_tracking_uri()]
-    arguments = ["-m", "mlflow", "ui", *store, "--host", host, "--port", port]
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            raise PipelineError(
+                f"{host}:{port} is in use, perhaps by a UI that runs already; stop it first"
+            ) from None
+    arguments = ["-m", "mlflow", "ui", "--backend-store-uri", mlflow.get_tracking_uri()]
+    arguments += ["--host", host, "--port", port]
     os.execv(sys.executable, [sys.executable, *arguments])

@@ -37,6 +37,12 @@ def store(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Small tensors gain nothing from threads, and lose much where the cores are busy."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def two_threads():
     """Restore the number of torch threads afterwards."""

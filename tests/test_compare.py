@@ -93,6 +93,16 @@ def test_failed_and_unfinished_runs_are_left_out_and_counted():
 
 
 @pytest.mark.usefixtures("published")
+def test_a_finished_run_without_results_or_of_another_age_is_left_out_and_counted():
+    for params in ({}, {"conv_layer": "conv9d"}):
+        with tracking.open_run("odd", "", params=params, tags={"stn.protocol": "x"}):
+            pass
+    markdown = compare_runs(None).markdown
+    assert "1 finished without results, 1 with unknown parameters" in markdown
+    assert "99.05 (0.03)" in markdown
+
+
+@pytest.mark.usefixtures("published")
 def test_protocols_are_never_mixed():
     log_run(0.97, epochs=3)
     log_run(0.96, validation_size=10_000)
@@ -109,7 +119,7 @@ def test_a_seed_spelled_or_run_twice_is_one_sample_and_the_newest_counts(store):
     log_run(0.94, seed=2, threads=1)
     markdown = compare_runs(None).markdown
     assert "| conv2d | 92.00 | 94.00 | 93.00 (1.41) |" in markdown
-    assert "1 repeats of a seed" in markdown
+    assert "1 repeated with the same seed" in markdown
 
 
 def test_presets_that_changed_under_one_name_are_told_apart(store, tmp_path):

@@ -28,8 +28,8 @@ def test_the_command_line_goes_before_the_preset_and_the_preset_before_the_defau
         ({"epochs": "many"}, ["epochs", "'many'", "an integer"]),
         ({"lr": "nan"}, ["lr", "nan", "a number > 0"]),
         ({"lr": "inf"}, ["lr", "inf"]),
-        ({"validation_size": "60000"}, ["validation_size", "< 60000"]),
-        ({"validation_size": "5"}, ["validation_size", "10 to 59,990"]),
+        ({"validation_size": "60000"}, ["validation_size", "<= 59990"]),
+        ({"validation_size": "5"}, ["validation_size", "every digit"]),
         ({"momentum": "1"}, ["momentum", "< 1"]),
         ({"preset": "params/none.yaml"}, ["params/none.yaml", "No such file"]),
         ({"lr": "0", "epochs": "0"}, ["lr", "epochs"]),
@@ -51,6 +51,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(given, words):
         ("preset: other.yaml", ["unknown parameter preset"]),
         ("- epochs", ["parameter: value"]),
         ("epochs: [", ["not YAML"]),
+        ("epochs: yes", ["epochs", "truth value"]),
         ("epochs: 0", ["mine.yaml", "epochs", ">= 1"]),
     ],
 )

@@ -38,6 +38,26 @@ def test_a_run_never_stays_running(store, error, status):
     assert status_of(run.run_id) == status
 
 
+def test_a_run_that_fails_as_it_opens_does_not_stay_running_or_finish(store):
+    with (
+        pytest.raises(mlflow.MlflowException, match="maximum length"),
+        tracking.open_run("name", "", tags={"x" * 999: ""}),
+    ):
+        pass
+    (run,) = mlflow.search_runs(experiment_names=["stn-mnist"], output_format="list")
+    assert run.info.status == "FAILED"
+
+
+def test_a_name_that_somebody_chose_stays_and_one_that_mlflow_made_up_does_not(store, monkeypatch):
+    experiment_id = mlflow.create_experiment("stn-mnist")
+    for chosen, expected in [("lr-sweep-3", "lr-sweep-3"), (None, "name")]:
+        run = mlflow.MlflowClient().create_run(experiment_id, run_name=chosen)
+        monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+        with tracking.open_run("name", ""):
+            pass
+        assert mlflow.get_run(run.info.run_id).info.run_name == expected
+
+
 def open_as_mlflow_run_does(monkeypatch, experiment_id, **params):
     run = mlflow.MlflowClient().create_run(experiment_id)
     for key, value in params.items():
@@ -71,7 +91,7 @@ def test_mlflows_run_in_another_experiment_points_to_the_right_one(store, monkey
     run_id = open_as_mlflow_run_does(monkeypatch, "0", lr="0.010")
     with tracking.open_run("name", "", experiment=told, params={"lr": 0.01}) as run:
         assert run.run_id != run_id
-    assert mlflow.get_experiment(run.experiment_id).name == told or "stn-mnist"
+    assert mlflow.get_experiment(run.experiment_id).name == (told or "stn-mnist")
     assert mlflow.get_run(run.run_id).data.params == {"lr": "0.01"}
     assert run.run_id in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
 
@@ -95,7 +115,8 @@ def aliases():
 def test_aliases_move_to_a_better_model_only_and_never_across_selections(store):
     def register(selection, accuracy, loss, layer):
         candidate = Candidate(selection, accuracy, loss)
-        return tracking.register(logged_model(), candidate, [f"best-{layer}", "champion"])
+        version = tracking.register(logged_model(), candidate)
+        return version, tracking.promote(version, candidate, [f"best-{layer}", "champion"])
 
     version, news = register("test", 0.98, 0.10, "conv2d")
     assert version == 1
@@ -107,7 +128,7 @@ def test_aliases_move_to_a_better_model_only_and_never_across_selections(store):
     assert aliases() == {"best-conv2d": 1, "champion": 1, "best-coordconv2d": 2}
     register("test", 0.98, 0.09, "coordconv2d")  # equal accuracy, lower loss
     assert aliases() == {"best-conv2d": 1, "champion": 5, "best-coordconv2d": 5}
-    _, news = register("validation", 0.999, 0.01, "conv2d")
+    _, news = register("validation 10000", 0.999, 0.01, "conv2d")
     assert "selected on another set" in news[1]
     assert aliases() == {"best-conv2d": 1, "champion": 5, "best-coordconv2d": 5}
     assert mlflow.MlflowClient().get_registered_model("stn-mnist").description
@@ -118,7 +139,8 @@ def test_a_champion_that_somebody_set_by_hand_stays(store):
     client.create_registered_model("stn-mnist")
     client.create_model_version("stn-mnist", source=f"models:/{logged_model()}")
     client.set_registered_model_alias("stn-mnist", "champion", "1")
-    _, news = tracking.register(logged_model(), Candidate("test", 1, 0), ["champion"])
+    candidate = Candidate("test", 1, 0)
+    news = tracking.promote(tracking.register(logged_model(), candidate), candidate, ["champion"])
     assert "not registered by this pipeline" in news[0]
     assert aliases() == {"champion": 1}
 
@@ -148,6 +170,6 @@ def test_an_unwritable_store_is_found_before_anything_is_written(store, monkeypa
 def test_passwords_are_not_shown(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     with pytest.raises(PipelineError) as error, tracking.plain_errors():
-        raise mlflow.MlflowException("no")
-    assert "127.0.0.1:9" in str(error.value)
+        raise mlflow.MlflowException("request to http://me:secret@127.0.0.1:9/api failed")
+    assert "127.0.0.1:9/api" in str(error.value)
     assert "secret" not in str(error.value) + tracking.ui_address()

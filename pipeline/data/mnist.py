@@ -65,7 +65,8 @@ def load_mnist(data_dir: str | Path) -> tuple[Digits, Digits]:
 
 def normalize(images: Tensor) -> Tensor:
     """uint8 pixels in [0, 255] to float32, by MNIST's mean 0.1307 and standard deviation 0.3081."""
-    return (images.float() / 255 - MEAN) / STD
+    # in place: a temporary copy of the training set is 188 MB
+    return images.float().div_(255).sub_(MEAN).div_(STD)
 
 
 def split_validation(train: Digits, size: int, seed: int) -> tuple[Digits, Digits]:

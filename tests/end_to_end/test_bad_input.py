@@ -26,6 +26,7 @@ SMALL = ["--validation-size", "59000", "--batch-size", "500", "--epochs", "1"]
         (["train", "--data_dir", "damaged"], "t10k-labels-idx1-ubyte.gz is damaged"),
         (["evaluate", "--model_uri", "models:/stn-mnist@none"], "models:/stn-mnist@none"),
         (["evaluate", "--model_uri", "runs:/abc/model"], "runs:/abc/model"),
+        (["evaluate", "--model_uri", "s3://x/y"], "s3://x/y"),
         (["compare"], "there is no experiment stn-mnist"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -63,14 +64,17 @@ def test_an_unreachable_server(checkout):
     assert "Traceback" not in done.stderr
 
 
-def test_an_unwritable_store(checkout):
-    for path, words in [("MLproject/mlflow.db", "MLFLOW_TRACKING_URI"), ("proc", "/proc/none")]:
-        path = f"{checkout.folder}/{path}" if path != "proc" else "/proc/none/mlflow.db"
-        checkout.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{path}"
-        done = checkout.pipeline("train")
-        assert done.returncode == 1
-        assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert words in done.stderr
+@pytest.mark.parametrize(
+    "path", ["{folder}/MLproject/mlflow.db", "{folder}", "/proc/none/mlflow.db"]
+)
+@pytest.mark.parametrize("command", ["train", "ui"])
+def test_an_unwritable_store(checkout, path, command):
+    path = path.format(folder=checkout.folder)
+    checkout.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{path}"
+    done = checkout.pipeline(command)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert path in done.stderr or "/proc/none" in done.stderr
 
 
 def test_a_wrong_value_given_to_mlflow_run_leaves_nothing_running(checkout):
@@ -88,7 +92,8 @@ def test_a_diverging_training_fails_with_what_to_do(checkout):
 
 
 @pytest.mark.parametrize("way", ["python", "mlflow"])
-def test_ctrl_c_ends_the_run_as_killed_and_keeps_what_was_logged(checkout, way):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["ctrl-c", "hang-up"])
+def test_an_interrupted_run_ends_as_killed_and_keeps_what_was_logged(checkout, way, number):
     arguments = ["epochs=500", "validation_size=59000", "batch_size=500"]
     if way == "python":
         options = [f"--{argument}" for argument in arguments]
@@ -101,11 +106,13 @@ def test_ctrl_c_ends_the_run_as_killed_and_keeps_what_was_logged(checkout, way):
     for line in process.stdout:
         if line.startswith("epoch 1/"):
             break
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the group
+    os.killpg(process.pid, number)  # as a terminal does: to all of the group
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     if way == "python":
         assert "Traceback" not in errors
+        assert "is closed as KILLED" in errors
+    time.sleep(2)  # `mlflow run` has set its last status by now
     for _ in range(150):
         if checkout.statuses() == ["KILLED"]:
             break

@@ -55,8 +55,8 @@ def test_the_last_line_names_run_accuracy_f1_version_and_page(main_job, trained)
     lines = [line for line in main_job[1].stdout.splitlines() if line.startswith("run ")]
     accuracy, f1 = (run.data.metrics[f"best_test_{name}"] for name in ("accuracy", "f1"))
     assert lines == [
-        f"run {run.info.run_id}: accuracy {accuracy:.2%}, macro F1 {f1:.2%} (epoch 1), "
-        f"model version 1, see http://127.0.0.1:5000/#/experiments/"
+        f"run {run.info.run_id}: accuracy {accuracy:.2%}, macro F1 {f1:.2%} "
+        f"(epoch 1, selected on the test set), model version 1, see http://127.0.0.1:5000/#/experiments/"
         f"{run.info.experiment_id}/runs/{run.info.run_id}"
     ]
     assert accuracy > 0.9
@@ -76,7 +76,10 @@ def test_the_run_holds_everything(trained):
     assert "optimistic" in run.data.tags["mlflow.note.content"]
     inputs = {i.dataset.name: i.dataset.digest for i in run.inputs.dataset_inputs}
     assert inputs.keys() == {"mnist-training", "mnist-testing"}
-    assert set(inputs.values()) == {run.data.tags["stn.data_digest"]}
+    assert len(set(inputs.values())) == 2
+    assert run.data.tags["stn.data_digest"]
+    history = checkout.client().get_metric_history(run.info.run_id, "best_test_accuracy")
+    assert [metric.step for metric in history] == [1]
     files = {a.path for a in checkout.client().list_artifacts(run.info.run_id)}
     assert files >= ARTIFACTS
     for name in ARTIFACTS:
@@ -113,10 +116,21 @@ def test_the_model_is_a_pickle_free_archive_with_its_metrics(trained):
     assert not [name for name in files if name.endswith((".pkl", ".pth"))]
 
 
-def test_evaluate_repeats_the_numbers_of_the_training(trained):
+@pytest.mark.parametrize("kind", ["alias", "version", "logged model", "run"])
+def test_evaluate_repeats_the_numbers_of_the_training(trained, kind):
     checkout, run = trained
-    done = checkout.mlflow_run("-e", "evaluate", "-P", "model_uri=models:/stn-mnist@champion")
+    uri = {
+        "alias": "models:/stn-mnist@champion",
+        "version": "models:/stn-mnist/1",
+        "logged model": f"models:/{run.outputs.model_outputs[0].model_id}",
+        "run": f"runs:/{run.info.run_id}/model",
+    }[kind]
+    if kind == "alias":
+        done = checkout.mlflow_run("-e", "evaluate", "-P", f"model_uri={uri}")
+    else:
+        done = checkout.pipeline("evaluate", "--model_uri", uri)
     assert done.returncode == 0, done.stderr
+    assert "the scores are optimistic" in done.stdout
     run_id = re.search(r"^run (\w+): accuracy", done.stdout, re.MULTILINE)[1]
     evaluation = checkout.client().get_run(run_id)
     for name in ("accuracy", "f1", "loss"):

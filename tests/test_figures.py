@@ -1,0 +1,49 @@
+"""What the pictures show, read from the matplotlib figures; how they look was looked at."""
+
+import numpy as np
+
+from pipeline import figures
+
+
+def test_the_confusion_matrix_has_the_true_digit_in_rows_and_every_count():
+    confusion = np.arange(100).reshape(10, 10)
+    (axes,) = figures.confusion_matrix_figure(confusion, 0.9876, 0.9765).axes
+    assert axes.get_ylabel() == "true digit"
+    assert axes.get_xlabel() == "predicted digit"
+    assert axes.get_title() == "accuracy 98.76%, macro F1 97.65%, 4,950 images"
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    places = [(row, column) for row in range(10) for column in range(10)]
+    assert shown == {(column, row): str(10 * row + column) for row, column in places}
+
+
+def test_learning_curves_start_at_epoch_1_and_show_percent():
+    history = [
+        {f"{split}_{kind}": value for split in ("train", "test") for kind in ("loss", "accuracy")}
+        for value in (0.5, 0.7, 0.6)
+    ]
+    loss, accuracy = figures.learning_curves_figure(history, best_epoch=2).axes
+    for axes, scale in ((loss, 1), (accuracy, 100)):
+        curves = {line.get_label(): line for line in axes.lines}
+        assert curves.keys() == {"training", "test", "best epoch (2)"}
+        assert curves["test"].get_xdata().tolist() == [1, 2, 3]
+        np.testing.assert_allclose(curves["test"].get_ydata(), np.array([0.5, 0.7, 0.6]) * scale)
+
+
+def test_the_64_images_stand_in_reading_order():
+    images = np.arange(64.0)[:, None, None] * np.ones((64, 4, 4))
+    before, after = figures.before_after_figure(images, images[::-1]).axes
+    for axes, order in ((before, range(64)), (after, range(63, -1, -1))):
+        sheet = axes.images[0].get_array()
+        assert [sheet[6 * (n // 8) + 3, 6 * (n % 8) + 3] for n in range(64)] == list(order)
+
+
+def test_a_comparison_shows_every_run_its_mean_and_its_deviation():
+    accuracies = {"conv2d": [0.99, 0.992], "coordconv2d": [0.98]}
+    (axes,) = figures.comparison_figure({"a protocol": accuracies}).axes
+    points = [line.get_ydata().tolist() for line in axes.lines if line.get_label() == "one run"]
+    np.testing.assert_allclose(points[0], [99.0, 99.2])
+    np.testing.assert_allclose(points[1], [98.0])
+    mean = axes.containers[0].lines[0].get_ydata(orig=False)
+    np.testing.assert_allclose(mean, [99.1])
+    (bar,) = axes.containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose(bar[:, 1], 99.1 + np.array([-1, 1]) * np.sqrt(0.02))
