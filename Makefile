@@ -47,6 +47,7 @@ test: lint
 
 bench: setup
 	$(BIN)/python -m benchmarks.throughput $(if $(QUICK),--quick)
+	$(if $(QUICK),,$(BIN)/python -m benchmarks.growth)
 
 # What the tests that look at pages need, on Debian and as root; without it they say so and skip.
 browser:

@@ -99,7 +99,7 @@ def run_training(params: RunParams) -> RunSummary:
 
         model.load_state_dict(best.weights)
         model.to("cpu").to(memory_format=torch.contiguous_format)  # as a pt2 archive wants it
-        portable = PortableModel(model, mnist.MEAN, mnist.STD).eval()
+        portable = PortableModel(model, mnist.MEAN, mnist.STD).eval().requires_grad_(False)
         scores = _score(portable, test_digits)
         run.log_artifacts(_artifacts(params, model, test_digits, scores, history, best))
         model_id = run.log_model(portable, test_digits.images[:4].numpy(), best.epoch)

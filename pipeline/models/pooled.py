@@ -46,6 +46,8 @@ class PooledConv2d(nn.Module):
         self.register_buffer("moves", moved.flatten(1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        if not (images.requires_grad and images.is_cpu):  # without that gradient, oneDNN is as fast
+            return F.max_pool2d(F.conv2d(images, self.weight, self.bias), 2)
         count, _, rows, columns = images.shape
         height, width = (rows - self.kernel_size + 1) // 2, (columns - self.kernel_size + 1) // 2
         tall, wide = height + self.span - 1, width + self.span - 1
@@ -77,14 +79,14 @@ class _ProductMax(torch.autograd.Function):
                 for column in range(span)
             ]
         ).view(kernels.shape[1], -1)
-        first, second, third, fourth = (kernels @ patches).view(4, len(kernels) // 4, -1)
-        upper, lower = torch.maximum(first, second), torch.maximum(third, fourth)
-        second_won = torch.gt(second, first, out=torch.empty_like(first))
-        fourth_won = torch.gt(fourth, third, out=torch.empty_like(first))
-        lower_won = torch.gt(lower, upper, out=torch.empty_like(first))
+        # one row of the window after the other, so that the second finds warm memory
+        first, second, third, fourth = kernels.chunk(4)
+        upper, second_won = _match(first @ patches, second @ patches)
+        lower, fourth_won = _match(third @ patches, fourth @ patches)
+        best, lower_won = _match(upper, lower)
         ctx.save_for_backward(kernels, patches, second_won, fourth_won, lower_won)
         ctx.pixels, ctx.window = pixels.shape, (height, width)
-        return torch.maximum(upper, lower)
+        return best
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
@@ -105,3 +107,9 @@ class _ProductMax(torch.autograd.Function):
             row, column = divmod(number, span)
             of_pixels[:, :, row : row + height, column : column + width] += part
         return of_pixels, outputs @ patches.t(), None, None
+
+
+def _match(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """The larger numbers, written over `one`, and where `other` won: 1, elsewhere and on ties 0."""
+    other_won = torch.gt(other, one, out=torch.empty_like(one))
+    return torch.maximum(one, other, out=one), other_won

@@ -13,33 +13,37 @@ from pipeline.models.layers import convolution, identity_linear, max_pool, poole
 FARTHEST = 1e4  # no theta of use comes near; in half image widths, for its shifts
 
 
-def localization_network(conv_layer: str, radius_center: float) -> nn.Sequential:
-    """Images `(N, 1, 28, 28)` to theta `(N, 6)`; untrained, every theta is the identity."""
+def localization_network(
+    conv_layer: str, radius_center: float, image_size: int = 28
+) -> nn.Sequential:
+    """Images `(N, 1, S, S)` to theta `(N, 6)`; untrained, every theta is the identity."""
+    side = ((image_size - 6) // 2 - 4) // 2  # of the feature map that the linear layers see
     return nn.Sequential(
         convolution(1, 8, 7, conv_layer, radius_center),
         max_pool(),
         nn.ReLU(),
         convolution(8, 10, 5, conv_layer, radius_center),
         max_pool(),
-        nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(10 * 3 * 3, 32),
+        nn.ReLU(),
+        nn.Linear(10 * side**2, 32),
         nn.ReLU(),
         identity_linear(32, AFFINE_IDENTITY),
     )
 
 
-def digit_classifier() -> nn.Sequential:
-    """Images `(N, 1, 28, 28)` to logits `(N, 10)`."""
+def digit_classifier(image_size: int = 28) -> nn.Sequential:
+    """Images `(N, 1, S, S)` to logits `(N, 10)`."""
+    side = ((image_size - 4) // 2 - 4) // 2
     return nn.Sequential(
         pooled_convolution(10, 5),
         nn.ReLU(),
         convolution(10, 20, 5),
-        nn.Dropout2d(),
         max_pool(),
-        nn.ReLU(),
+        nn.Dropout2d(),  # of whole channels: the same before the pooling, for four times the work
         nn.Flatten(),
-        nn.Linear(20 * 4 * 4, 50),
+        nn.ReLU(),
+        nn.Linear(20 * side**2, 50),
         nn.ReLU(),
         nn.Dropout(),
         nn.Linear(50, 10),
@@ -73,7 +77,7 @@ class SpatialTransformer(nn.Module):
 
 
 class SpatialTransformerNetwork(nn.Module):
-    """Normalized images `(N, 1, 28, 28)` to logits `(N, 10)`, through the transformer."""
+    """Normalized images `(N, 1, S, S)` to logits `(N, 10)`, through the transformer."""
 
     def __init__(self, transformer: SpatialTransformer, classifier: nn.Module) -> None:
         super().__init__()
@@ -85,7 +89,7 @@ class SpatialTransformerNetwork(nn.Module):
 
 
 def build_model(
-    conv_layer: str, padding_mode: str, radius_center: float
+    conv_layer: str, padding_mode: str, radius_center: float, image_size: int = 28
 ) -> SpatialTransformerNetwork:
     """A fresh network, its weights drawn from torch's global random state.
 
@@ -93,8 +97,9 @@ def build_model(
         conv_layer: `conv2d` or `coordconv2d`, inside the localization network.
         padding_mode: of the sampler; see `SpatialTransformer`.
         radius_center: of CoordConv; see `coordconv.coordinate_channels`.
+        image_size: side of the images in pixels; the first linear layers grow with it.
     """
-    localization = localization_network(conv_layer, radius_center)
+    localization = localization_network(conv_layer, radius_center, image_size)
     return SpatialTransformerNetwork(
-        SpatialTransformer(localization, padding_mode), digit_classifier()
+        SpatialTransformer(localization, padding_mode), digit_classifier(image_size)
     )

@@ -11,7 +11,7 @@ from pipeline.models.stn import build_model
 def test_raw_pixels_to_probabilities_in_any_batch_size_after_export(mnist, conv_layer, used_before):
     images = mnist[1].images[:20]
     network = build_model(conv_layer, "border", 0.5).eval()
-    portable = PortableModel(network, MEAN, STD).eval()
+    portable = PortableModel(network, MEAN, STD).eval().requires_grad_(False)
     if used_before:
         portable(images)
     dynamic = ({0: torch.export.Dim.AUTO},)
