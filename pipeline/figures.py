@@ -116,12 +116,13 @@ def comparison_figure(protocols: dict[str, dict[str, list[float]]]) -> Figure:
         axes.set(
             title=label,
             xticks=range(len(layers)),
-            xticklabels=[f"{name} ({len(values)} run(s))" for name, values in layers.items()],
+            xticklabels=[f"{name} (n={len(values)})" for name, values in layers.items()],
             xlim=(-0.5, len(layers) - 0.5),
             ylabel="test accuracy [%]",
         )
         axes.ticklabel_format(axis="y", useOffset=False)
         axes.grid(axis="y", alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles[:2], labels[:2], loc="outside lower center", ncols=2)
+    entries = dict(zip(labels, handles, strict=True))  # one of each, not one of each layer
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2)
     return figure

@@ -39,6 +39,7 @@ from pipeline.errors import PipelineError
 EXPERIMENT = "stn-mnist"
 REGISTERED_MODEL = "stn-mnist"
 UI = "http://127.0.0.1:5000"  # where `make ui` serves
+TRAINING_VIEW = "?workflowType=machine_learning"  # else the UI opens its view of traces
 
 _EXPERIMENT_NOTE = """\
 Spatial transformer networks on MNIST: does CoordConv inside the localization network help?
@@ -258,8 +259,9 @@ class TrackedRun:
 
     @property
     def url(self) -> str:
-        """The run's page in the MLflow UI."""
-        return f"{ui_address()}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        """The run's page in the MLflow UI, within its view of trainings."""
+        page = f"/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        return f"{ui_address()}{page}{TRAINING_VIEW}"
 
     def log_metrics(
         self, metrics: dict[str, float], step: int | None = None, model_id: str | None = None
@@ -477,7 +479,7 @@ def serve_ui(experiment: str | None) -> None:
     """
     check_store()
     experiment_id = _experiment_id(current_experiment(experiment))
-    page = f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    page = f"/#/experiments/{experiment_id}/runs{TRAINING_VIEW}"
     print(f"the runs are at {ui_address()}{page}", flush=True)
     if ui_address() != UI:
         return

@@ -39,7 +39,10 @@ def test_the_64_images_stand_in_reading_order():
 
 def test_a_comparison_shows_every_run_its_mean_and_its_deviation():
     accuracies = {"conv2d": [0.99, 0.992], "coordconv2d": [0.98]}
-    (axes,) = figures.comparison_figure({"a protocol": accuracies}).axes
+    figure = figures.comparison_figure({"a protocol": accuracies})
+    (axes,) = figure.axes
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["one run", "mean ± sample standard deviation"]
     points = [line.get_ydata().tolist() for line in axes.lines if line.get_label() == "one run"]
     np.testing.assert_allclose(points[0], [99.0, 99.2])
     np.testing.assert_allclose(points[1], [98.0])

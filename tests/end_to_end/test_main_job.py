@@ -57,7 +57,7 @@ def test_the_last_line_names_run_accuracy_f1_version_and_page(main_job, trained)
     assert lines == [
         f"run {run.info.run_id}: accuracy {accuracy:.2%}, macro F1 {f1:.2%} "
         f"(epoch 1, selected on the test set), model version 1, see http://127.0.0.1:5000/#/experiments/"
-        f"{run.info.experiment_id}/runs/{run.info.run_id}"
+        f"{run.info.experiment_id}/runs/{run.info.run_id}?workflowType=machine_learning"
     ]
     assert accuracy > 0.9
 
