@@ -2,6 +2,7 @@
 
 PYTHON ?= python3.11
 EXPERIMENT ?= stn-mnist
+CONV_LAYER ?= coordconv2d
 BIN := .venv/bin
 # an unreachable tracking server is reported within seconds instead of minutes
 export MLFLOW_HTTP_REQUEST_MAX_RETRIES ?= 3
@@ -11,7 +12,7 @@ RUN := $(BIN)/mlflow run . --env-manager local --experiment-name $(EXPERIMENT)
 .PHONY: help setup train evaluate compare ui lint test browser bench
 
 help:
-	@echo "make train [CONV_LAYER=conv2d|coordconv2d] [EPOCHS=30]   train one network, tracked by MLflow"
+	@echo "make train [CONV_LAYER=coordconv2d] [EPOCHS=30]         train one network, tracked by MLflow"
 	@echo "make evaluate [MODEL_URI=models:/stn-mnist@champion]     score a registered model again"
 	@echo "make compare                                             the table of layers"
 	@echo "make ui                                                  the MLflow UI, on loopback"
@@ -26,7 +27,7 @@ setup: .venv/installed
 	touch $@
 
 train: setup
-	$(RUN) $(if $(CONV_LAYER),-P conv_layer=$(CONV_LAYER)) $(if $(EPOCHS),-P epochs=$(EPOCHS))
+	$(RUN) -P conv_layer=$(CONV_LAYER) $(if $(EPOCHS),-P epochs=$(EPOCHS))
 
 evaluate: setup
 	$(RUN) -e evaluate $(if $(MODEL_URI),-P model_uri=$(MODEL_URI))
