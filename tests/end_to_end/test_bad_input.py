@@ -91,10 +91,16 @@ def test_a_diverging_training_fails_with_what_to_do(checkout):
     assert checkout.statuses() == ["FAILED"]
 
 
+def heed_signals():
+    """Undo what nohup and background jobs hand down: signals that are ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("way", ["python", "mlflow"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["ctrl-c", "hang-up"])
 def test_an_interrupted_run_ends_as_killed_and_keeps_what_was_logged(checkout, way, number):
-    arguments = ["epochs=500", "validation_size=59000", "batch_size=500"]
+    arguments = ["epochs=500", "validation_size=59000", "batch_size=500", "threads=1"]
     if way == "python":
         options = [f"--{argument}" for argument in arguments]
         command = [sys.executable, "-m", "pipeline", "train", *options]
@@ -102,12 +108,16 @@ def test_an_interrupted_run_ends_as_killed_and_keeps_what_was_logged(checkout, w
         options = [word for argument in arguments for word in ("-P", argument)]
         command = ["mlflow", "run", ".", "--env-manager", "local", *options]
         command += ["--experiment-name", "stn-mnist"]
-    process = checkout.start(*command, start_new_session=True)
-    for line in process.stdout:
-        if line.startswith("epoch 1/"):
-            break
-    os.killpg(process.pid, number)  # as a terminal does: to all of the group
-    _, errors = process.communicate(timeout=60)
+    process = checkout.start(*command, start_new_session=True, preexec_fn=heed_signals)
+    try:
+        for line in process.stdout:
+            if line.startswith("epoch 1/"):
+                break
+        os.killpg(process.pid, number)  # as a terminal does: to all of the group
+        _, errors = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
     if way == "python":
         assert "Traceback" not in errors
