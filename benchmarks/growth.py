@@ -96,7 +96,7 @@ batches of 64, {batch[1024]:.1f} s in batches of 1024; the fastest here is \
 ({size[60] / size[28]:.1f} times, for {60**2 / 28**2:.1f} times the pixels), {size[112]:.1f} s at \
 112×112 ({size[112] / size[28]:.1f} times, for {112**2 / 28**2:.0f} times).
 - **Number of images**: {1e3 * count[1_000] / 1_000:.3f} ms per image in a pass over 1,000, \
-{1e3 * count[60_000] / 60_000:.3f} ms in one over 60,000: proportional.
+{1e3 * count[60_000] / 60_000:.3f} ms in one over 60,000.
 """
     Path("results/growth.md").write_text(text)
     print(text)
