@@ -44,6 +44,27 @@ def part(digits: Digits, count: int) -> Digits:
     return Digits(digits.images[:count], digits.labels[:count])
 
 
+def picture(report: dict[str, dict[int, float]]) -> Figure:
+    """Seconds over each of the three sizes, a panel each."""
+    labels = {
+        "batch_size": "images per batch",
+        "image_size": "side of the images [pixels]",
+        "images": "number of images",
+    }
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    for axes, (name, seconds) in zip(figure.subplots(1, 3), report.items(), strict=True):
+        axes.plot(list(seconds), list(seconds.values()), "o-", color="black")
+        axes.set(xlabel=labels[name], ylabel="seconds", ylim=0)
+        axes.set_title("one pass" if name == "images" else "60,000 images", fontsize=10)
+        axes.grid(alpha=0.3)
+        if name == "batch_size":
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(BATCH_SIZES, [str(b) for b in BATCH_SIZES])
+        elif name == "images":
+            axes.set_xticks([0, 20_000, 40_000, 60_000])
+    return figure
+
+
 def main() -> None:
     """Measure, draw, and write the results."""
     torch.set_num_threads(1)
@@ -65,21 +86,7 @@ def main() -> None:
     }
     Path("results/growth.json").write_text(json.dumps(report, indent=2) + "\n")
 
-    labels = {
-        "batch_size": "images per batch",
-        "image_size": "side of the images [pixels]",
-        "images": "number of images",
-    }
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    for axes, (name, seconds) in zip(figure.subplots(1, 3), report.items(), strict=True):
-        axes.plot(list(seconds), list(seconds.values()), "o-", color="black")
-        axes.set(xlabel=labels[name], ylabel="seconds", ylim=0)
-        axes.set_title("one pass" if name == "images" else "60,000 images", fontsize=10)
-        axes.grid(alpha=0.3)
-        if name == "batch_size":
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(BATCH_SIZES, [str(b) for b in BATCH_SIZES])
-    figure.savefig("results/growth.png", dpi=110)
+    picture(report).savefig("results/growth.png", dpi=110)
 
     batch, size, count = report.values()
     text = f"""# How the cost of an epoch grows
