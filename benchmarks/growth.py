@@ -1,6 +1,6 @@
 """How the cost of an epoch grows with batch size, image size and number of images.
 
-    python -m benchmarks.growth       about three minutes; part of `make bench`
+    python -m benchmarks.growth       part of `make bench`
 
 One run of ours on one thread, `coordconv2d`; medians of three repetitions. Writes
 `results/growth.md`, `.json` and `.png`.

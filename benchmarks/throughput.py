@@ -1,7 +1,7 @@
 """Our training speed beside the usual loop's, on the same cores, in one run: `make bench`.
 
-    python -m benchmarks.throughput            whole epochs, about 20 minutes on two cores
-    python -m benchmarks.throughput --quick    a tenth of an epoch, about three minutes
+    python -m benchmarks.throughput            whole epochs
+    python -m benchmarks.throughput --quick    a tenth of an epoch
 
 Compared, in training images per second over an epoch with its test pass:
 

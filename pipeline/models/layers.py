@@ -31,8 +31,8 @@ def convolution(
 
 
 def pooled_convolution(out_channels: int, kernel_size: int) -> nn.Module:
-    """`convolution(1, out_channels, kernel_size)` and `max_pool()` in one, several times faster
-    where the one-channel input needs a gradient, as the warped image does."""
+    """`convolution(1, out_channels, kernel_size)` and `max_pool()` in one, faster where
+    the one-channel input needs a gradient, as the warped image does."""
     return PooledConv2d(out_channels, kernel_size)
 
 
