@@ -23,6 +23,7 @@ MAY_KNOW = {
     "models.stn": {"grids", "models.layers"},
     "models.portable": set(),
     "metrics": set(),
+    "statistics": set(),
     "figures": {"metrics"},
     "tracking": {"errors"},
     "train": {"data.mnist", "data.batches", "data.warps", "errors", "params"},
