@@ -2,6 +2,7 @@
 
     python -m pipeline train --conv_layer coordconv2d --epochs 3
     python -m pipeline evaluate --model_uri models:/stn-mnist@champion
+    python -m pipeline predict three.png eight.jpg --show answer.png
     python -m pipeline compare
     python -m pipeline ui
 
@@ -12,6 +13,7 @@ accepted with underscores, as `mlflow run -P` passes it on, and with dashes.
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -61,6 +63,12 @@ def _run_options(command: Callable) -> Callable:
     return command
 
 
+_model_uri = _option(
+    "model_uri",
+    "models:/stn-mnist@champion, models:/stn-mnist/3, models:/m-…, or runs:/<run id>/model",
+    default="models:/stn-mnist@champion",
+    show_default=True,
+)
 _experiment = _option(
     "experiment", "MLflow experiment; by default the one MLflow was told, else stn-mnist"
 )
@@ -94,12 +102,7 @@ def train(**given: str | None) -> None:
 
 
 @main.command()
-@_option(
-    "model_uri",
-    "models:/stn-mnist@champion, models:/stn-mnist/3, models:/m-…, or runs:/<run id>/model",
-    default="models:/stn-mnist@champion",
-    show_default=True,
-)
+@_model_uri
 @_option("data_dir", "folder that holds MNIST/raw/", default="data", show_default=True)
 @_experiment
 def evaluate(model_uri: str, data_dir: str, experiment: str | None) -> None:
@@ -115,6 +118,28 @@ def evaluate(model_uri: str, data_dir: str, experiment: str | None) -> None:
         f"run {done.run_id}: accuracy {done.scores.accuracy:.2%}, macro F1 {done.scores.f1:.2%}, "
         f"loss {done.scores.loss:.4f} of {model_uri}, see {done.url}"
     )
+
+
+@main.command()
+@click.argument(
+    "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@_model_uri
+@_option(
+    "show",
+    "draw each image, what the network got, and its probabilities into this file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+)
+def predict(images: tuple[Path, ...], model_uri: str, show: Path | None) -> None:
+    """Tell which digit each image file shows, dark on light or light on dark."""
+    from pipeline import tracking
+    from pipeline.predict import predict_files
+
+    with tracking.plain_errors():
+        predictions = predict_files(images, model_uri, show)
+    for prediction in predictions:
+        click.echo(f"{prediction.name}: {prediction.digit} ({prediction.probability:.1%})")
 
 
 @main.command()

@@ -41,7 +41,8 @@ MAY_KNOW = {
     },
     "evaluate": {"data", "data.mnist", "figures", "metrics", "tracking"},
     "compare": {"errors", "figures", "params", "tracking"},
-    "cli": {"errors", "params", "tracking", "run", "evaluate", "compare"},
+    "predict": {"errors", "figures", "tracking"},
+    "cli": {"errors", "params", "tracking", "run", "evaluate", "compare", "predict"},
 }
 MODULES = sorted(
     ".".join(path.relative_to(PROJECT / "pipeline").with_suffix("").parts)
@@ -100,6 +101,6 @@ def test_the_readme_lists_every_parameter_as_it_is():
 
 def test_mlproject_declares_no_default_that_would_override_a_preset():
     entry_points = yaml.safe_load((PROJECT / "MLproject").read_text())["entry_points"]
-    assert {"main", "train", "evaluate", "compare"} <= entry_points.keys()
+    assert {"main", "train", "evaluate", "compare", "predict"} <= entry_points.keys()
     for name in ("main", "train"):
         assert entry_points[name]["parameters"].keys() == {"preset"}
