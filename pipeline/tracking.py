@@ -428,7 +428,8 @@ def load_model(uri: str) -> LoadedModel:
         if no_answer or isinstance(error, requests.RequestException):
             raise
         raise PipelineError(
-            f"no model could be loaded from {uri}: {_first_line(error)}; {allowed}"
+            f"no model could be loaded from {uri}: {_first_line(error)}; {allowed}; "
+            "`make train` trains and registers one"
         ) from None
     run_id = model.metadata.run_id
     selection = mlflow.get_run(run_id).data.tags.get("stn.selection") if run_id else None
