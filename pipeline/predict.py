@@ -163,7 +163,8 @@ def to_mnist(gray: np.ndarray) -> np.ndarray:
     height, width = (max(1, round(20 * side / max(box.shape))) for side in box.shape)
     small = Image.fromarray(box.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
     pixels = np.asarray(small)
-    pixels = pixels / pixels.max()  # a thin stroke must not fade
+    # half of a stroke is white, as in MNIST: it may be thin, and the brightest pixel may be noise
+    pixels = np.minimum(pixels / np.median(pixels[pixels > pixels.max() / 2]), 1)
     # MNIST's own centres of mass lie within half a pixel of index 14, in rows and columns
     row, column = (round(14 - centre) for centre in ndimage.center_of_mass(pixels))
     row, column = min(max(row, 0), 28 - height), min(max(column, 0), 28 - width)
