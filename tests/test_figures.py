@@ -50,3 +50,25 @@ def test_a_comparison_shows_every_run_its_mean_and_its_deviation():
     np.testing.assert_allclose(mean, [99.1])
     (bar,) = axes.containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose(bar[:, 1], 99.1 + np.array([-1, 1]) * np.sqrt(0.02))
+
+
+def test_predictions_show_each_file_its_input_and_ten_named_bars():
+    images = [np.zeros((20, 50)), np.ones((300, 200))]
+    inputs = np.arange(2 * 784).reshape(2, 28, 28).astype(np.uint8)
+    probabilities = np.full((2, 10), 0.02)
+    probabilities[[0, 1], [3, 8]] = 0.82
+    names = ["$three$.png", "a name that is much longer than its column is wide.png"]
+    figure = figures.predictions_figure(names, images, inputs, probabilities)
+    figure.draw_without_rendering()
+    assert len(figure.axes) == 6
+    for row, digit in enumerate((3, 8)):
+        image, pixels, bars = figure.axes[3 * row : 3 * row + 3]
+        assert image.images[0].get_array().shape == images[row].shape
+        np.testing.assert_array_equal(pixels.images[0].get_array(), inputs[row])
+        np.testing.assert_allclose(
+            [bar.get_height() for bar in bars.patches], 100 * probabilities[row]
+        )
+        assert (bars.get_xlabel(), bars.get_ylabel()) == ("digit", "probability [%]")
+        assert bars.get_title() == f"{digit} (82.0%)"
+    assert figure.axes[0].get_title() == "$three$.png"
+    assert figure.axes[3].get_title() == "a name that… is wide.png"

@@ -27,6 +27,7 @@ SMALL = ["--validation-size", "59000", "--batch-size", "500", "--epochs", "1"]
         (["evaluate", "--model_uri", "models:/stn-mnist@none"], "models:/stn-mnist@none"),
         (["evaluate", "--model_uri", "runs:/abc/model"], "runs:/abc/model"),
         (["evaluate", "--model_uri", "s3://x/y"], "s3://x/y"),
+        (["predict", "MLproject"], "MLproject: is no image"),
         (["compare"], "there is no experiment stn-mnist"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -11,7 +11,9 @@ import urllib.request
 import mlflow
 import numpy as np
 import pytest
+from PIL import Image
 
+from pipeline import tracking
 from tests.conftest import PROJECT
 
 EPOCH_METRICS = {
@@ -154,6 +156,38 @@ def test_compare_prints_the_table_and_keeps_it(trained):
     assert files == {f"comparison.{ending}" for ending in ("md", "csv", "json", "png")}
 
 
+def test_predict_reads_photos_of_digits_as_the_digits_themselves(trained, tmp_path, monkeypatch):
+    checkout, _ = trained
+    generator = np.random.default_rng(0)
+    images, _ = first_test_images(200)
+    paths = []
+    for number, (image,) in enumerate(images):
+        big = np.asarray(Image.fromarray(image).resize((140, 140), Image.Resampling.BICUBIC))
+        paper = generator.normal(230, 8, (200, 240)) * np.linspace(1, 0.7, 240)
+        top, left = generator.integers(0, (60, 100))
+        paper[top : top + 140, left : left + 140] -= 0.6 * big
+        paths.append(str(tmp_path / f"{number:03}.jpg"))
+        Image.fromarray(np.uint8(paper.clip(0, 255))).save(paths[-1])
+    before = checkout.statuses()
+    done = checkout.pipeline("predict", *paths)
+    assert done.returncode == 0, done.stderr
+    assert checkout.statuses() == before
+    lines = [re.fullmatch(r"(.*): (\d) \((\d+\.\d)%\)", x) for x in done.stdout.splitlines()]
+    assert [line[1] for line in lines] == paths
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", checkout.uri)
+    expected = tracking.load_model("models:/stn-mnist@champion").predict(images).argmax(axis=1)
+    assert (np.array([int(line[2]) for line in lines]) == expected).mean() >= 0.97
+
+
+def test_predict_as_an_entry_point(trained, tmp_path):
+    checkout, _ = trained
+    images, labels = first_test_images(1)
+    Image.fromarray(images[0, 0]).save(tmp_path / "a digit.png")
+    done = checkout.mlflow_run("-e", "predict", "-P", f"image={tmp_path}/a digit.png")
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path}/a digit.png: {labels[0]} (" in done.stdout
+
+
 @pytest.fixture
 def elsewhere(trained, tmp_path, monkeypatch):
     """A folder without the project's code, for commands that use the registered model."""
@@ -162,12 +196,12 @@ def elsewhere(trained, tmp_path, monkeypatch):
     return lambda *command: type(checkout)(tmp_path, environment).start(*command)
 
 
-def first_test_images():
+def first_test_images(count=100):
     with gzip.open(PROJECT / "data/MNIST/raw/t10k-images-idx3-ubyte.gz") as file:
-        images = np.frombuffer(file.read(16 + 100 * 784), np.uint8, offset=16)
+        images = np.frombuffer(file.read(16 + count * 784), np.uint8, offset=16)
     with gzip.open(PROJECT / "data/MNIST/raw/t10k-labels-idx1-ubyte.gz") as file:
-        labels = np.frombuffer(file.read(8 + 100), np.uint8, offset=8)
-    return images.reshape(100, 1, 28, 28), labels
+        labels = np.frombuffer(file.read(8 + count), np.uint8, offset=8)
+    return images.reshape(count, 1, 28, 28), labels
 
 
 def test_the_model_loads_where_the_projects_code_is_not(elsewhere, tmp_path):
