@@ -11,7 +11,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
@@ -63,8 +63,8 @@ class Network(nn.Module):
         return self.linear2(x)
 
 
-def loaders(data_dir: str, augmented: bool) -> tuple[DataLoader, DataLoader]:
-    """Training and test batches; augmented, each training image is warped by PIL."""
+def loaders(data_dir: str, augmented: bool, share: float) -> tuple[DataLoader, DataLoader]:
+    """Batches of that share of the training and test set; augmented, PIL warps each image."""
     usual = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
     warp = transforms.RandomAffine(15, translate=(0.1, 0.1), scale=(0.85, 1.15), shear=10)
     for_training = transforms.Compose([warp, *usual] if augmented else usual)
@@ -73,42 +73,33 @@ def loaders(data_dir: str, augmented: bool) -> tuple[DataLoader, DataLoader]:
     settings = {"batch_size": 64, "shuffle": True, "num_workers": 4}
     settings["multiprocessing_context"] = "fork"
     warnings.filterwarnings("ignore", message="This DataLoader will create 4 worker processes")
-    return (
-        DataLoader(MNIST(data_dir, train=True, transform=for_training), **settings),
-        DataLoader(MNIST(data_dir, train=False, transform=transforms.Compose(usual)), **settings),
+    sets = (
+        MNIST(data_dir, train=True, transform=for_training),
+        MNIST(data_dir, train=False, transform=transforms.Compose(usual)),
     )
+    training, test = (DataLoader(Subset(s, range(round(share * len(s)))), **settings) for s in sets)
+    return training, test
 
 
-def images_per_second(conv_layer: str, augmented: bool, data_dir: str, steps: int) -> float:
-    """Training images per second over one epoch, or `steps` steps of it, and the test pass.
-
-    The test pass is cut in the same proportion as the epoch.
-    """
-    training, test = loaders(data_dir, augmented)
+def images_per_second(conv_layer: str, augmented: bool, data_dir: str, share: float) -> float:
+    """Training images per second over one epoch with its test pass, or over a share of both."""
+    training, test = loaders(data_dir, augmented, share)
     model = Network(conv_layer)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    steps = min(steps, len(training))
-    test_steps = round(len(test) * steps / len(training))
-    images = 0
     start = time.perf_counter()
 
     model.train()
-    for step, (x, y) in enumerate(training, start=1):
+    for x, y in training:
         optimizer.zero_grad()
         loss = F.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
-        images += len(y)
-        if step == steps:
-            break
 
     model.eval()
     loss_sum, correct = 0.0, 0
     with torch.no_grad():
-        for step, (x, y) in enumerate(test, start=1):
+        for x, y in test:
             logits = model(x)
             loss_sum += F.cross_entropy(logits, y, reduction="sum").item()
             correct += (logits.argmax(1) == y).sum().item()
-            if step == test_steps:
-                break
-    return images / (time.perf_counter() - start)
+    return len(training.dataset) / (time.perf_counter() - start)

@@ -34,26 +34,25 @@ import torch
 from benchmarks import reference
 
 LAYERS = ("conv2d", "coordconv2d")
-EPOCH_STEPS = 938
+RUN_EPOCHS = 30  # of the replicated protocol; tracking's share is of such a run
 GFLOP_PER_EPOCH = 277  # of the training steps and the test pass: multiplications and additions
 CORES = len(os.sched_getaffinity(0))
 
 
-def of_reference(conv_layer: str, augmented: bool, steps: int) -> tuple[float, float]:
+def of_reference(conv_layer: str, augmented: bool, share: float) -> tuple[float, float]:
     """Images per second of (a), and its process's peak resident memory in MiB."""
-    rate = reference.images_per_second(conv_layer, augmented, "data", steps)
+    rate = reference.images_per_second(conv_layer, augmented, "data", share)
     return rate, _peak_mib()
 
 
-def of_ours(conv_layer: str, augmented: bool, steps: int, threads: int) -> tuple[float, float]:
-    """The same of one run of ours; a part of an epoch trains and tests on that part of the data."""
+def of_ours(conv_layer: str, augmented: bool, share: float, threads: int) -> tuple[float, float]:
+    """The same of one run of ours."""
     from pipeline.data.mnist import Digits, load_mnist, normalize
     from pipeline.models.stn import build_model
     from pipeline.params import RunParams
     from pipeline.train import train
 
     torch.set_num_threads(threads)
-    share = min(1, steps / EPOCH_STEPS)
     parts = []
     for images, labels in load_mnist("data"):
         count = round(share * len(labels))
@@ -91,24 +90,27 @@ def in_fresh_processes(count: int, function, *arguments) -> list:
         return [done.result() for done in [pool.submit(function, *arguments) for _ in range(count)]]
 
 
-def fixed_costs() -> dict[str, float]:
-    """Seconds that a run takes beside its epochs, from real 1-epoch runs in their own store."""
+def costs_of_a_run() -> dict[str, float]:
+    """Seconds that a run takes beside its epochs, from real 1-epoch runs in a store of their own,
+    and its peak resident memory in MiB."""
     command = [sys.executable, "-m", "pipeline", "train", "--epochs", "1", "--threads", str(CORES)]
     with tempfile.TemporaryDirectory() as folder:
         for name in ("pipeline", "data", "params"):
             os.symlink(Path(name).absolute(), Path(folder) / name)
         environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         settings = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
-        whole, beside_epoch, imports = [], [], []
+        beside_epoch, imports = [], []
         for _ in range(4):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", "import pipeline.run"], check=True, **settings)
-            imports.append(time.perf_counter() - start)
+            imports.append(seconds_of("-c", "import pipeline.run", **settings))
             start = time.perf_counter()
             done = subprocess.run(command, check=True, **settings)
-            whole.append(time.perf_counter() - start)
+            whole = time.perf_counter() - start
             epoch = re.search(r"^epoch 1/1: .* ([\d.]+) s$", done.stdout, re.MULTILINE)
-            beside_epoch.append(whole[-1] - float(epoch[1]))
+            beside_epoch.append(whole - float(epoch[1]))
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        code = "from benchmarks.throughput import logging_seconds as s; print(s())"
+        settings["env"] = {**environment, "PYTHONPATH": str(Path.cwd())}
+        logging = subprocess.run([sys.executable, "-c", code], check=True, **settings).stdout
     # the first run of all also creates the store
     imports_median = statistics.median(imports[1:])
     beside_median = statistics.median(beside_epoch[1:])
@@ -116,7 +118,39 @@ def fixed_costs() -> dict[str, float]:
         "imports": imports_median,
         "data_tracking_figures_model": beside_median - imports_median,
         "new_store": max(0.0, beside_epoch[0] - beside_median),
+        "metrics_of_an_epoch": float(logging),
+        "peak_mib": peak,
     }
+
+
+def logging_seconds() -> float:
+    """Seconds that logging one epoch's metrics takes."""
+    from pipeline import tracking
+
+    metrics = {f"metric_{number}": 0.5 for number in range(7)}  # as many as a training logs
+    with tracking.open_run("logging", "How long logging takes.") as run:
+        run.log_metrics(metrics, step=0)
+        start = time.perf_counter()
+        for epoch in range(1, RUN_EPOCHS + 1):
+            run.log_metrics(metrics, step=epoch)
+        return (time.perf_counter() - start) / RUN_EPOCHS
+
+
+def help_over_click() -> float:
+    """Seconds that `python -m pipeline --help` needs more than importing click."""
+    ours, click_alone = [], []
+    for _ in range(9):
+        click_alone.append(seconds_of("-c", "import click"))
+        ours.append(seconds_of("-m", "pipeline", "--help"))
+    return statistics.median(ours) - statistics.median(click_alone)
+
+
+def seconds_of(*arguments: str, **settings) -> float:
+    """How long a Python process takes."""
+    start = time.perf_counter()
+    settings = {"capture_output": True, **settings}
+    subprocess.run([sys.executable, *arguments], check=True, **settings)
+    return time.perf_counter() - start
 
 
 @click.command()
@@ -124,7 +158,7 @@ def fixed_costs() -> dict[str, float]:
 @click.option("--repetitions", default=3, show_default=True)
 def main(quick: bool, repetitions: int) -> None:
     """Measure, print the table, and write results/throughput.md and .json."""
-    steps = EPOCH_STEPS // 10 if quick else EPOCH_STEPS
+    share = 0.1 if quick else 1.0
     variants = [(layer, augmented) for layer in LAYERS for augmented in (False, True)]
     rates: dict = {variant: {"a": [], "b": [], "c": []} for variant in variants}
     peaks: dict = {"a": [], "b": [], "c": []}
@@ -132,9 +166,9 @@ def main(quick: bool, repetitions: int) -> None:
     for repetition in range(repetitions):
         for layer, augmented in variants:
             tasks = {
-                "a": (1, of_reference, layer, augmented, steps),
-                "b": (1, of_ours, layer, augmented, steps, CORES),
-                "c": (CORES, of_ours, layer, augmented, steps, 1),
+                "a": (1, of_reference, layer, augmented, share),
+                "b": (1, of_ours, layer, augmented, share, CORES),
+                "c": (CORES, of_ours, layer, augmented, share, 1),
             }
             for name, task in tasks.items():
                 done = in_fresh_processes(*task)
@@ -149,12 +183,15 @@ def main(quick: bool, repetitions: int) -> None:
         "machine": f"{platform.machine()}, {_processor()}, {CORES} cores",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
         "date": datetime.date.today().isoformat(),
-        "protocol": f"{steps} of {EPOCH_STEPS} steps and the test pass in proportion, "
-        f"median of {repetitions} interleaved repetitions",
+        "protocol": f"{'a tenth of an epoch and of its' if quick else 'an epoch and its'} "
+        f"test pass, median of {repetitions} interleaved repetitions",
         "gflops_per_core": statistics.median(products),
         "peak_mib": {name: max(values) for name, values in peaks.items()},
-        "fixed_costs_seconds": fixed_costs(),
+        "help_over_click_seconds": help_over_click(),
     }
+    fixed = in_fresh_processes(1, costs_of_a_run)[0]  # its own children only count for the peak
+    report["peak_mib"]["run"] = fixed.pop("peak_mib")
+    report["fixed_costs_seconds"] = fixed
     for layer, augmented in variants:
         a, b, c = (statistics.median(rates[layer, augmented][name]) for name in "abc")
         report.setdefault(layer, {})["augmented" if augmented else "plain"] = {
@@ -171,6 +208,13 @@ def main(quick: bool, repetitions: int) -> None:
     report["augmented_over_plain"] = {
         layer: speed[layer, "plain"] / speed[layer, "augmented"] for layer in LAYERS
     }
+    # An upper bound: reading the data counts as tracking here. Of one run on all cores, the
+    # shortest way to train 30 epochs.
+    training = RUN_EPOCHS * 60_000 / report["conv2d"]["plain"]["images_per_second"]["one_run"]
+    of_tracking = (
+        fixed["data_tracking_figures_model"] + (RUN_EPOCHS - 1) * fixed["metrics_of_an_epoch"]
+    )
+    report["tracking_share"] = of_tracking / (training + fixed["imports"] + of_tracking)
     text = as_markdown(report, quick)
     click.echo(text)
     # a quick look does not replace the figures that the README cites
@@ -203,16 +247,22 @@ def as_markdown(report: dict, quick: bool) -> str:
                 f"{result['ratio_all_cores']:.2f} | {result['floor_ratio']:.1f} |"
             )
     augmented = ", ".join(f"{v:.2f} ({k})" for k, v in report["augmented_over_plain"].items())
-    memory = ", ".join(f"({name}) {value:,.0f} MiB" for name, value in report["peak_mib"].items())
+    memory = {name: f"{value:,.0f} MiB" for name, value in report["peak_mib"].items()}
     fixed = report["fixed_costs_seconds"]
     lines += [
         "",
         f"- CoordConv over Conv, time of an epoch: {report['coordconv_over_conv']:.2f}.",
         f"- Augmented over plain, time of an epoch: {augmented}.",
-        f"- Peak resident memory of a process, without (a)'s workers: {memory}.",
+        f"- Peak resident memory of a process: (a) {memory['a']}, without its workers; "
+        f"(b) {memory['b']}, (c) {memory['c']}; a whole tracked run {memory['run']}.",
         f"- A run's fixed costs: imports {fixed['imports']:.1f} s; data, tracking, figures and "
         f"model archive {fixed['data_tracking_figures_model']:.1f} s; "
-        f"a new SQLite store {fixed['new_store']:.1f} s.",
+        f"a new SQLite store {fixed['new_store']:.1f} s; "
+        f"an epoch's metrics {1000 * fixed['metrics_of_an_epoch']:.0f} ms.",
+        f"- Tracking, figures, model archive and reading the data: "
+        f"{report['tracking_share']:.1%} of a run of {RUN_EPOCHS} epochs (conv2d, all cores).",
+        f"- `python -m pipeline --help` takes {report['help_over_click_seconds']:.2f} s more than "
+        "importing click.",
     ]
     return "\n".join(lines) + "\n"
 
