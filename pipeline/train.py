@@ -11,6 +11,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from pipeline.params import RunParams
 EVALUATION_BATCH = 250  # images per forward pass; a speed setting, results do not depend on it
 
 EpochEnded = Callable[[int, dict[str, float]], None]  # epoch (from 1) and its metrics
+Checkpoint = dict[str, Any]  # of what torch.load(weights_only=True) reads; see `train`
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def train(
     params: RunParams,
     validation_set: Digits | None = None,
     on_epoch_end: EpochEnded = lambda epoch, metrics: None,
+    on_checkpoint: Callable[[Checkpoint], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> BestEpoch:
     """Train `model` in place with SGD and cross-entropy, and say which epoch was best.
 
@@ -59,6 +63,11 @@ def train(
             `train_accuracy` (means over the epoch's steps, with dropout), `test_loss` and
             `test_accuracy`, with a validation set `val_loss` and `val_accuracy`,
             `learning_rate`, `epoch_seconds`, and `images_per_second` of the training steps.
+        on_checkpoint: called before that with all that the next epochs depend on, and with the
+            metrics of all epochs so far as `history`. The tensors are the live ones: save them
+            before returning.
+        checkpoint: what `on_checkpoint` got; training goes on after its epoch. On the same machine
+            and with as many threads, the result is that of a training without a break.
 
     Raises:
         PipelineError: if a weight is no longer a finite number.
@@ -68,8 +77,16 @@ def train(
     )
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, params.lr_step, params.lr_gamma)
     best: BestEpoch | None = None
+    history: list[dict[str, float]] = []
+    if checkpoint is not None:
+        model.load_state_dict(checkpoint["model"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        schedule.load_state_dict(checkpoint["schedule"])
+        best = BestEpoch(**checkpoint["best"])
+        history = checkpoint["history"]
+        _set_random_state(checkpoint["random"])
 
-    for epoch in range(1, params.epochs + 1):
+    for epoch in range(len(history) + 1, params.epochs + 1):
         start = time.perf_counter()
         metrics = train_epoch(model, train_set, optimizer, params)
         metrics["images_per_second"] = len(train_set.labels) / (time.perf_counter() - start)
@@ -91,6 +108,18 @@ def train(
             best = BestEpoch(epoch, accuracy, loss, copy.deepcopy(model.state_dict()))
 
         metrics["epoch_seconds"] = time.perf_counter() - start
+        history.append(metrics)
+        if on_checkpoint is not None:
+            on_checkpoint(
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "best": vars(best),
+                    "history": history,
+                    "random": _random_state(),
+                }
+            )
         on_epoch_end(epoch, metrics)
 
     assert best is not None  # there is at least one epoch
@@ -126,3 +155,14 @@ def evaluate(model: nn.Module, data: Digits) -> tuple[float, float]:
     logits = torch.cat([model(images) for images in data.images.split(EVALUATION_BATCH)])
     loss = F.cross_entropy(logits, data.labels).item()
     return loss, (logits.argmax(dim=1) == data.labels).sum().item() / len(data.labels)
+
+
+def _random_state() -> dict[str, Any]:
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": gpus}
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -32,19 +32,23 @@ def localization_network(
     )
 
 
-def digit_classifier(image_size: int = 28) -> nn.Sequential:
-    """Images `(N, 1, S, S)` to logits `(N, 10)`."""
+def digit_classifier(image_size: int = 28, batch_norm: bool = False) -> nn.Sequential:
+    """Images `(N, 1, S, S)` to logits `(N, 10)`; batch_norm: after each ReLU."""
     side = ((image_size - 4) // 2 - 4) // 2
+
+    def relu(norm: nn.Module) -> list[nn.Module]:
+        return [nn.ReLU(), norm] if batch_norm else [nn.ReLU()]
+
     return nn.Sequential(
         pooled_convolution(10, 5),
-        nn.ReLU(),
+        *relu(nn.BatchNorm2d(10)),
         convolution(10, 20, 5),
         max_pool(),
         nn.Dropout2d(),  # of whole channels: the same before the pooling, for four times the work
+        *relu(nn.BatchNorm2d(20)),
         nn.Flatten(),
-        nn.ReLU(),
         nn.Linear(20 * side**2, 50),
-        nn.ReLU(),
+        *relu(nn.BatchNorm1d(50)),
         nn.Dropout(),
         nn.Linear(50, 10),
     )
@@ -89,7 +93,11 @@ class SpatialTransformerNetwork(nn.Module):
 
 
 def build_model(
-    conv_layer: str, padding_mode: str, radius_center: float, image_size: int = 28
+    conv_layer: str,
+    padding_mode: str,
+    radius_center: float,
+    image_size: int = 28,
+    batch_norm: str = "none",
 ) -> SpatialTransformerNetwork:
     """A fresh network, its weights drawn from torch's global random state.
 
@@ -98,8 +106,10 @@ def build_model(
         padding_mode: of the sampler; see `SpatialTransformer`.
         radius_center: of CoordConv; see `coordconv.coordinate_channels`.
         image_size: side of the images in pixels; the first linear layers grow with it.
+        batch_norm: `classifier` normalizes batches after each ReLU of the classifier; `none`.
     """
     localization = localization_network(conv_layer, radius_center, image_size)
     return SpatialTransformerNetwork(
-        SpatialTransformer(localization, padding_mode), digit_classifier(image_size)
+        SpatialTransformer(localization, padding_mode),
+        digit_classifier(image_size, batch_norm == "classifier"),
     )
