@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print.
 
     python -m pipeline train --conv_layer coordconv2d --epochs 3
+    python -m pipeline study --runs 5
     python -m pipeline evaluate --model_uri models:/stn-mnist@champion
     python -m pipeline predict three.png eight.jpg --show answer.png
     python -m pipeline compare
@@ -13,6 +14,7 @@ accepted with underscores, as `mlflow run -P` passes it on, and with dashes.
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +54,15 @@ def _option(name: str, help: str, **settings: Any) -> Callable:
     return click.option(*spellings, name, help=help, **settings)
 
 
-def _run_options(command: Callable) -> Callable:
-    """An option for each parameter of a run; `params.py` checks the values."""
-    from pipeline.params import RunParams, allowed_values
+def _run_options(command: Callable, of_study: bool = False) -> Callable:
+    """An option for each parameter of a run, or also of a study; `params.py` checks the values."""
+    from pipeline.params import RunParams, StudyParams, allowed_values
 
-    for name, field in reversed(RunParams.model_fields.items()):
-        default = "" if field.default is None else f", default: {field.default}"
-        help = f"{field.description} (allowed: {allowed_values(name)}{default})"
-        command = _option(name, help, metavar="VALUE")(command)
+    for model in (StudyParams, RunParams) if of_study else (RunParams,):
+        for name, field in reversed(model.model_fields.items()):
+            default = "" if field.default is None else f", default: {field.default}"
+            help = f"{field.description} (allowed: {allowed_values(name, model)}{default})"
+            command = _option(name, help, metavar="VALUE")(command)
     return command
 
 
@@ -99,6 +102,30 @@ def train(**given: str | None) -> None:
         f"(epoch {done.best_epoch}, selected on the {params.selection} set), "
         f"model version {done.version}, see {done.url}"
     )
+
+
+@main.command()
+@partial(_run_options, of_study=True)
+def study(**given: str | None) -> None:
+    """Train runs of each layer side by side, and compare them.
+
+    Started again with the same parameters, it continues. Any parameter of a run may be a comma
+    list: --lr 0.01,0.02 trains both. Here --conv_layer is by default conv2d,coordconv2d, and
+    --threads 1.
+    """
+    from pipeline.params import resolve_study
+
+    plan = resolve_study({name: value for name, value in given.items() if value is not None})
+
+    from pipeline import tracking
+    from pipeline.study import run_study
+
+    with tracking.plain_errors():
+        done = run_study(plan)
+    click.echo(done.markdown)
+    for news in done.alias_news:
+        click.echo(news)
+    click.echo(f"run {done.run_id}: see {done.url}")
 
 
 @main.command()

@@ -103,6 +103,20 @@ def compare_runs(experiment: str | None) -> Comparison:
     return Comparison(markdown, run.run_id, run.url)
 
 
+def comparison_of(
+    runs: list[RecordedRun], title: str, by: str, margin: float, missing: list[str]
+) -> tuple[str, list[Protocol], Counter[str]]:
+    """The tables of finished runs; `missing` are lines that say which runs are not there."""
+    protocols, left_out = group_runs(runs)
+    left_out.update(missing)
+    return title, protocols, left_out
+
+
+def comparison_files(report: tuple[str, list[Protocol], Counter[str]]) -> dict[str, Any]:
+    """The files of a comparison, by name."""
+    return {"comparison.md": as_markdown(*report)}
+
+
 def group_runs(runs: list[RecordedRun]) -> tuple[list[Protocol], Counter[str]]:
     """Sort runs into protocols, layers and seeds.
 

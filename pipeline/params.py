@@ -1,11 +1,16 @@
-"""The parameters of a run: names, types, ranges, defaults, presets, precedence.
+"""The parameters of a run and of a study: names, types, ranges, defaults, presets, precedence.
 
-`RunParams` is the one truth about them. The options of the command line, the YAML presets under
-`params/`, the parameters that MLflow shows and the table in the README come from it.
-Precedence: command line, then preset file, then default.
+`RunParams` and `StudyParams` are the one truth about them. The options of the command line, the
+YAML presets under `params/`, the parameters that MLflow shows and the tables in the README come
+from them. Precedence: command line, then preset file, then default.
 """
 
 import difflib
+import hashlib
+import itertools
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +58,9 @@ class RunParams(BaseModel):
     )
     augmentation: Literal["none", "affine"] = Field(
         "none", description="random warps of the training images: rotation, scale, shift and shear"
+    )
+    batch_norm: Literal["none", "classifier"] = Field(
+        "none", description="batch normalization after each ReLU of the classifier"
     )
     dataset: Literal["mnist"] = Field("mnist", description="what to classify")
     data_dir: str = Field("data", min_length=1, description="folder that holds MNIST/raw/")
@@ -103,16 +111,33 @@ class RunParams(BaseModel):
         return self.model_dump(exclude=_VARIED | _NOT_SCIENCE)
 
 
+class StudyParams(BaseModel):
+    """What a study has beside the parameters of its runs, any of which may be a comma list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    runs: int = Field(5, ge=1, le=1000, description="runs of each kind, with the seeds 0, 1, …")
+    workers: int = Field(
+        0, ge=0, le=1024, description="runs trained at the same time; 0 is one for each core"
+    )
+    margin: float = Field(
+        0.1, gt=0, le=100, description="differences up to this one, in percentage points, are none"
+    )
+
+
 _VARIED = {"conv_layer", "seed"}
 _NOT_SCIENCE = {"data_dir", "device", "threads", "preset", "experiment"}
 
 
-def protocol_label(params: RunParams) -> str:
+def protocol_label(params: RunParams, except_for: Collection[str] = ()) -> str:
     """The preset's name and what differs from it, such as `replication epochs=3`."""
     preset = read_preset(params.preset) if params.preset else {}
-    reference = RunParams(**preset).protocol
+    single = {k: v for k, v in _of_runs(preset).items() if not isinstance(v, list)}
+    reference = RunParams(**{k: v for k, v in single.items() if "," not in str(v)}).protocol
     name = Path(params.preset).stem if params.preset else "replication"
-    changed = [f"{k}={v}" for k, v in params.protocol.items() if v != reference[k]]
+    changed = [
+        f"{k}={v}" for k, v in params.protocol.items() if v != reference[k] and k not in except_for
+    ]
     return " ".join([name, *changed])
 
 
@@ -126,15 +151,97 @@ def resolve(given: dict[str, Any]) -> RunParams:
         PipelineError: for an unknown name, a value of the wrong type or out of range, or a preset
             that is missing or is no mapping of parameters.
     """
-    preset = read_preset(given["preset"]) if given.get("preset") else {}
+    preset = _of_runs(read_preset(given["preset"])) if given.get("preset") else {}
     try:
         RunParams(**preset)
     except ValidationError as error:
         raise PipelineError(f"preset {given['preset']}: {_explain(error)}") from None
+    return _complete({**preset, **given})
+
+
+def _complete(values: dict[str, Any]) -> RunParams:
     try:
-        return RunParams(**{**preset, **given})
+        return RunParams(**values)
     except ValidationError as error:
         raise PipelineError(_explain(error)) from None
+
+
+def _of_runs(preset: dict[str, Any]) -> dict[str, Any]:
+    """Without what only a study reads."""
+    return {name: value for name, value in preset.items() if name in RunParams.model_fields}
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs that a study consists of.
+
+    id: names the study in its runs' tag `stn.study`. It follows from the parameters that matter
+        to the science, but not from the seeds: with more of them it is the same study, continued.
+    varied: the parameters that differ from run to run, with their values, without the seed.
+    runs: the parameters of each; seed by seed, so that an unfinished study has runs of each kind.
+    """
+
+    id: str
+    label: str
+    varied: dict[str, list[Any]]
+    runs: list[RunParams]
+    params: StudyParams
+
+
+_NO_LIST = {"preset", "experiment", "data_dir", "device", "threads"}
+
+
+def resolve_study(given: dict[str, Any]) -> Study:
+    """The same as `resolve` for a study; the layers are by default both, seeds 0 to `runs` - 1.
+
+    Args:
+        given: parameters of runs, each value or a comma list of them, and of the study.
+
+    Raises:
+        PipelineError: as `resolve`, and where a list repeats a value, or both `runs` and `seed`
+            are given.
+    """
+    preset = read_preset(given["preset"]) if given.get("preset") else {}
+    chosen = {"conv_layer": "conv2d,coordconv2d", **preset, **given}
+    own = {name: chosen.pop(name) for name in StudyParams.model_fields if name in chosen}
+    try:
+        study = StudyParams(**own)
+    except ValidationError as error:
+        raise PipelineError(_explain(error, StudyParams)) from None
+    if "runs" in own and "seed" in chosen:
+        raise PipelineError("give runs, for the seeds 0, 1, …, or a list as seed, but not both")
+    chosen.setdefault("seed", ",".join(map(str, range(study.runs))))
+    lists = {name: _values(name, value) for name, value in chosen.items()}
+    seeds = lists.pop("seed")
+    runs = [
+        _complete(dict(zip(["seed", *lists], values, strict=True)))
+        for values in itertools.product(seeds, *lists.values())
+    ]
+    for name, values in {**lists, "seed": seeds}.items():
+        if len({getattr(run, name) for run in runs}) < len(values):
+            raise PipelineError(f"{name}: got {','.join(map(str, values))!r}: a value is repeated")
+    kinds = [{**run.protocol, "conv_layer": run.conv_layer} for run in runs]
+    distinct = sorted({json.dumps(kind, sort_keys=True) for kind in kinds})
+    varied = {
+        name: list(dict.fromkeys(kind[name] for kind in kinds))
+        for name in lists
+        if len(lists[name]) > 1
+    }
+    label = protocol_label(runs[0], except_for=set(varied))
+    return Study(
+        hashlib.sha256("".join(distinct).encode()).hexdigest()[:12], label, varied, runs, study
+    )
+
+
+def _values(name: str, value: Any) -> list[Any]:
+    """A parameter's values in a study: a YAML list or a comma list."""
+    if name in _NO_LIST or value is None:
+        return [value]
+    values = value if isinstance(value, list) else str(value).split(",")
+    values = [v.strip() if isinstance(v, str) else v for v in values]
+    if not values or "" in values:
+        raise PipelineError(f"{name}: got {value!r}: an empty value; write value,value,…")
+    return values
 
 
 def read_preset(path: str) -> dict[str, Any]:
@@ -156,7 +263,7 @@ def read_preset(path: str) -> dict[str, Any]:
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise PipelineError(f"preset {path}: must be lines of `parameter: value`")
-    known_keys = [name for name in RunParams.model_fields if name != "preset"]
+    known_keys = [n for n in (*RunParams.model_fields, *StudyParams.model_fields) if n != "preset"]
     for key in content:
         if key not in known_keys:
             near = difflib.get_close_matches(str(key), known_keys, n=1, cutoff=0.5)
@@ -165,7 +272,7 @@ def read_preset(path: str) -> dict[str, Any]:
     return content
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, model: type[BaseModel] = RunParams) -> str:
     """Say each fault of a validation in one line: the name, what was got, what is wanted."""
     faults = []
     for fault in error.errors():
@@ -173,14 +280,14 @@ def _explain(error: ValidationError) -> str:
         message = fault["msg"].removeprefix("Value error, ")
         faults.append(
             f"{name}: got {fault['input']!r}: {message[0].lower()}{message[1:]}; "
-            f"allowed: {allowed_values(name)}"
+            f"allowed: {allowed_values(name, model)}"
         )
     return "; ".join(faults)
 
 
-def allowed_values(name: str) -> str:
+def allowed_values(name: str, model: type[BaseModel] = RunParams) -> str:
     """The values of a parameter in words, such as `an integer >= 1` or `auto, cpu, cuda`."""
-    schema = RunParams.model_json_schema()["properties"][name]
+    schema = model.model_json_schema()["properties"][name]
     if "enum" in schema:
         return ", ".join(schema["enum"])
     if "const" in schema:

@@ -1,6 +1,9 @@
 """One tracked run: train, measure the best epoch's model, draw, log, register."""
 
+import os
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 import yaml
@@ -15,7 +18,15 @@ from pipeline.metrics import Scores, score
 from pipeline.models.portable import PortableModel
 from pipeline.models.stn import SpatialTransformerNetwork, build_model
 from pipeline.params import RunParams, protocol_label
-from pipeline.train import EVALUATION_BATCH, BestEpoch, train
+from pipeline.train import EVALUATION_BATCH, BestEpoch, Checkpoint, train
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A run that a study has created, and where its checkpoint is, or will be."""
+
+    run_id: str
+    checkpoint: Path
 
 
 @dataclass(frozen=True)
@@ -31,8 +42,11 @@ class RunSummary:
     alias_news: list[str]
 
 
-def run_training(params: RunParams) -> RunSummary:
+def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSummary:
     """Train one network as one MLflow run; see design.md's vocabulary for what is logged.
+
+    As part of a study, the training goes on from its checkpoint, if there is one, and saves one
+    after each epoch. Its epochs are not printed, and aliases are left to the study.
 
     Raises:
         PipelineError: on unusable data, device or store, or if training diverges.
@@ -55,7 +69,9 @@ def run_training(params: RunParams) -> RunSummary:
             "stn.machine": f"{device}, {torch.get_num_threads()} threads, "
             f"torch {torch.__version__}",
         },
+        run_id=study_run.run_id if study_run else None,
     ) as run:
+        checkpoint = _load(study_run.checkpoint) if study_run else None
         validation_digits = None
         if params.validation_size:
             train_digits, validation_digits = mnist.split_validation(
@@ -72,15 +88,28 @@ def run_training(params: RunParams) -> RunSummary:
                 )
 
         torch.manual_seed(params.seed)
-        model = build_model(params.conv_layer, params.padding_mode, params.radius_center)
+        model = build_model(
+            params.conv_layer,
+            params.padding_mode,
+            params.radius_center,
+            batch_norm=params.batch_norm,
+        )
         model.to(device).to(memory_format=torch.channels_last)
         history: list[dict[str, float]] = []
+        if checkpoint:
+            history += checkpoint["history"]
+            # killed between the checkpoint and the store, a run may lack its last epoch there
+            for epoch in range(run.logged_epochs() + 1, len(history) + 1):
+                run.log_metrics(history[epoch - 1], step=epoch)
+            run.drop_models()
 
-        with tqdm(total=params.epochs, unit="epoch", disable=None) as bar:
+        with tqdm(total=params.epochs, unit="epoch", disable=True if study_run else None) as bar:
 
             def on_epoch_end(epoch: int, metrics: dict[str, float]) -> None:
                 run.log_metrics(metrics, step=epoch)
                 history.append(metrics)
+                if study_run:
+                    return
                 bar.update()
                 bar.write(
                     f"epoch {epoch}/{params.epochs}: train loss {metrics['train_loss']:.4f}, "
@@ -95,6 +124,8 @@ def run_training(params: RunParams) -> RunSummary:
                 params,
                 _prepared(device, validation_digits) if validation_digits else None,
                 on_epoch_end,
+                partial(_save, study_run.checkpoint) if study_run else None,
+                checkpoint,
             )
 
         model.load_state_dict(best.weights)
@@ -113,8 +144,26 @@ def run_training(params: RunParams) -> RunSummary:
         candidate = tracking.Candidate(params.selection_set, best.accuracy, best.loss)
         version = tracking.register(model_id, candidate)
     # Only the model of a run that has ended as FINISHED may become champion.
-    news = tracking.promote(version, candidate, [f"best-{params.conv_layer}", "champion"])
+    news = []
+    if study_run:
+        study_run.checkpoint.unlink(missing_ok=True)
+    else:
+        news = tracking.promote(version, candidate, [f"best-{params.conv_layer}", "champion"])
     return RunSummary(run.run_id, run.url, best.epoch, scores.accuracy, scores.f1, version, news)
+
+
+def _save(path: Path, checkpoint: Checkpoint) -> None:
+    # under another name first: a process that is killed here leaves the last whole one
+    partial_file = path.with_suffix(".tmp")
+    with partial_file.open("wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial_file, path)
+
+
+def _load(path: Path) -> Checkpoint | None:
+    return torch.load(path, weights_only=True) if path.exists() else None
 
 
 def _device(name: str) -> torch.device:

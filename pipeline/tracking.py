@@ -4,9 +4,11 @@ The only module that imports mlflow. The store is MLflow's own default, `sqlite:
 the working directory, unless `MLFLOW_TRACKING_URI` names another.
 """
 
+import fcntl
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,14 +26,15 @@ import mlflow
 import mlflow.pytorch
 import numpy as np
 import requests
+import sqlalchemy
 import sqlalchemy.exc
 import torch
 from mlflow.data import numpy_dataset
-from mlflow.entities import LoggedModelInput, Run
+from mlflow.entities import LoggedModelInput, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from pipeline.errors import PipelineError
@@ -76,17 +79,17 @@ def _without_password(text: str) -> str:
 
 
 def check_store() -> None:
-    """Fail at once where the store is a SQLite file that cannot be written.
+    """Make sure of a store in a SQLite file: that it can be written, and holds MLflow's tables.
 
-    MLflow itself would retry for minutes.
+    MLflow itself would retry for minutes to write, and of several processes that create the tables
+    at the same moment, all but one fail; so this lets one process at a time look.
 
     Raises:
-        PipelineError: if so.
+        PipelineError: if it cannot be written.
     """
-    uri = mlflow.get_tracking_uri()
-    if not uri.startswith("sqlite:///"):
+    path = _sqlite_file()
+    if path is None:
         return
-    path = Path(unquote(uri.removeprefix("sqlite:///")))
     exists = path.exists()
     parent = next(p for p in path.absolute().parents if p.exists())
     if exists and not path.is_file():
@@ -96,10 +99,40 @@ def check_store() -> None:
     elif not parent.is_dir() or not os.access(parent, os.W_OK):
         problem = f"cannot be created: {parent} is no folder that you may write to"
     else:
+        with _one_process_at_a_time():
+            mlflow.search_experiments(max_results=1)
+            mlflow.search_registered_models(max_results=1)
         return
     raise PipelineError(
         f"the tracking store {path} {problem}; set MLFLOW_TRACKING_URI to one that can be written"
     )
+
+
+def _sqlite_file() -> Path | None:
+    """The file of the store, if it is a SQLite file."""
+    uri = mlflow.get_tracking_uri()
+    prefix = "sqlite:///"
+    return Path(unquote(uri.removeprefix(prefix))) if uri.startswith(prefix) else None
+
+
+@contextmanager
+def _one_process_at_a_time() -> Iterator[None]:
+    """Keep the other processes of this machine that use the same SQLite store waiting."""
+    path = _sqlite_file()
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+def _wait_for_other_writers(connection: Any, record: Any) -> None:
+    # SQLite has one writer at a time; by default the others give up after 5 s: "database is locked"
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA busy_timeout = 120000")
 
 
 @contextmanager
@@ -109,6 +142,7 @@ def open_run(
     experiment: str | None = None,
     params: dict[str, Any] | None = None,
     tags: dict[str, str] | None = None,
+    run_id: str | None = None,
 ) -> Iterator["TrackedRun"]:
     """A run that ends as FINISHED, as KILLED on KeyboardInterrupt, and as FAILED on any exception.
 
@@ -123,12 +157,15 @@ def open_run(
             `MLFLOW_EXPERIMENT_NAME` chose, else `stn-mnist`.
         params: logged, save those that `mlflow run` has logged already as they were typed.
         tags: of the run.
+        run_id: a run that exists is opened again and continued.
     """
     projects_run = _projects_run()
     experiment_id = _experiment_id(current_experiment(experiment))
     os.environ.pop("MLFLOW_RUN_ID", None)  # it is for this run, and for none after it
     taken_over = None
-    if projects_run and projects_run.info.experiment_id == experiment_id:
+    if run_id:
+        run = mlflow.start_run(run_id=run_id)
+    elif projects_run and projects_run.info.experiment_id == experiment_id:
         taken_over = projects_run
         run = mlflow.start_run(run_id=taken_over.info.run_id)
     else:
@@ -218,9 +255,13 @@ def _leave_pointer(projects_run: Run, run: Run) -> None:
     client.set_tag(
         pointer, MLFLOW_RUN_NOTE, f"Opened by `mlflow run`. [The run is here.]({target})"
     )
+    if projects_run.info.experiment_id == run.info.experiment_id:
+        advice = ""
+    else:
+        advice = f" `mlflow run --experiment-name {experiment}` does without it."
     print(
-        f"`mlflow run` opened the run {pointer} in another experiment; it only points to this one: "
-        f"{run.info.run_id}. `mlflow run --experiment-name {experiment}` does without it.",
+        f"`mlflow run` opened the run {pointer}; it only points to this one: "
+        f"{run.info.run_id}.{advice}",
         file=sys.stderr,
     )
 
@@ -278,6 +319,29 @@ class TrackedRun:
                 mlflow.log_text(content, name)
             else:
                 mlflow.log_dict(content, name)
+
+    def logged_epochs(self) -> int:
+        """The last epoch whose metrics are in the store; 0 before the first."""
+        history = mlflow.MlflowClient().get_metric_history(self.run_id, "train_loss")
+        return max((metric.step for metric in history), default=0)
+
+    def set_tags(self, tags: dict[str, str]) -> None:
+        """Set tags of the run, or replace them."""
+        mlflow.MlflowClient().log_batch(self.run_id, tags=[RunTag(*tag) for tag in tags.items()])
+
+    def set_description(self, description: str) -> None:
+        """Replace the Markdown on top of the run's page."""
+        self.set_tags({MLFLOW_RUN_NOTE: description})
+
+    def drop_models(self) -> None:
+        """Delete what an earlier attempt at this run logged and registered before it died."""
+        client = mlflow.MlflowClient()
+        for version in client.search_model_versions(f"run_id = '{self.run_id}'"):
+            client.delete_model_version(version.name, version.version)
+        for model in client.search_logged_models(
+            [self.experiment_id], f"source_run_id = '{self.run_id}'"
+        ):
+            client.delete_logged_model(model.model_id)
 
     def log_dataset(self, name: str, context: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Log a data set as an input: its name, digest, shape and context, not its content."""
@@ -367,6 +431,11 @@ def promote(version: int, candidate: Candidate, aliases: list[str]) -> list[str]
     An alias moves to a better model only, and never to one that was selected on another set, whose
     accuracy means something else.
     """
+    with _one_process_at_a_time():  # of two at once, the second may otherwise undo the first
+        return _promote(version, candidate, aliases)
+
+
+def _promote(version: int, candidate: Candidate, aliases: list[str]) -> list[str]:
     client = mlflow.MlflowClient()
     holders = client.get_registered_model(REGISTERED_MODEL).aliases
     news = []
@@ -447,8 +516,8 @@ class RecordedRun:
     tags: dict[str, str]
 
 
-def training_runs(experiment: str) -> list[RecordedRun]:
-    """All training runs of an experiment, oldest first, in whatever state.
+def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun]:
+    """All training runs of an experiment, or of one study in it, oldest first, in whatever state.
 
     Raises:
         PipelineError: if there is no such experiment.
@@ -456,9 +525,12 @@ def training_runs(experiment: str) -> list[RecordedRun]:
     if mlflow.get_experiment_by_name(experiment) is None:
         uri = _without_password(mlflow.get_tracking_uri())
         raise PipelineError(f"there is no experiment {experiment} in {uri}")
+    condition = "tags.`stn.protocol` != ''"
+    if study:
+        condition += f" and tags.`stn.study` = '{study}'"
     runs = mlflow.search_runs(
         experiment_names=[experiment],
-        filter_string="tags.`stn.protocol` != ''",
+        filter_string=condition,
         order_by=["attributes.start_time ASC"],
         output_format="list",
     )
@@ -468,6 +540,66 @@ def training_runs(experiment: str) -> list[RecordedRun]:
         )
         for run in runs
     ]
+
+
+def parent_of_study(experiment: str, study: str) -> str | None:
+    """The id of the run that holds a study, if it was started before."""
+    if mlflow.get_experiment_by_name(experiment) is None:
+        return None
+    found = mlflow.search_runs(
+        experiment_names=[experiment],
+        filter_string=f"tags.`stn.study` = '{study}'",
+        order_by=["attributes.start_time ASC"],
+        output_format="list",
+    )
+    parents = (run.info.run_id for run in found if MLFLOW_PARENT_RUN_ID not in run.data.tags)
+    return next(parents, None)
+
+
+def create_nested_run(
+    parent: TrackedRun, name: str, tags: dict[str, str], checkpoints: Path
+) -> tuple[str, Path]:
+    """Create a run under another one, which `open_run` opens; its id, and its checkpoint's path."""
+    client = mlflow.MlflowClient()
+    tags = {**tags, MLFLOW_PARENT_RUN_ID: parent.run_id}
+    run_id = client.create_run(parent.experiment_id, run_name=name, tags=tags).info.run_id
+    checkpoint = checkpoints / f"{run_id}.pt"
+    client.set_tag(run_id, "stn.checkpoint", str(checkpoint))
+    return run_id, checkpoint
+
+
+def close_run(run_id: str, status: str, error: str | None = None) -> None:
+    """Close a run whose process has died as `KILLED` or `FAILED`; one that has ended stays."""
+    client = mlflow.MlflowClient()
+    if client.get_run(run_id).info.status in ("RUNNING", "SCHEDULED"):
+        if error:
+            client.set_tag(run_id, "stn.error", error[:1000])
+        client.set_terminated(run_id, status)
+
+
+def metrics_of(run_id: str) -> dict[str, float]:
+    """The latest value of each metric of a run."""
+    return mlflow.get_run(run_id).data.metrics
+
+
+def progress(run_id: str) -> tuple[int, float]:
+    """The last epoch that a training run has logged, and its test accuracy; (0, 0.0) at first."""
+    history = mlflow.MlflowClient().get_metric_history(run_id, "test_accuracy")
+    last = max(history, key=lambda metric: metric.step, default=None)
+    return (last.step, last.value) if last else (0, 0.0)
+
+
+def registered_version(run_id: str) -> tuple[int, Candidate] | None:
+    """The version of the registered model that a run made, and what it may be promoted by."""
+    versions = mlflow.MlflowClient().search_model_versions(
+        f"name = '{REGISTERED_MODEL}' and run_id = '{run_id}'"
+    )
+    if not versions:
+        return None
+    tags = versions[0].tags
+    return int(versions[0].version), Candidate(
+        tags["stn.selection"], float(tags["stn.accuracy"]), float(tags["stn.loss"])
+    )
 
 
 def serve_ui(experiment: str | None) -> None:

@@ -41,8 +41,10 @@ MAY_KNOW = {
     },
     "evaluate": {"data", "data.mnist", "figures", "metrics", "tracking"},
     "compare": {"errors", "figures", "params", "tracking"},
+    "workers": {"errors", "params", "tracking", "run"},
+    "study": {"compare", "data", "data.mnist", "errors", "params", "tracking", "workers"},
     "predict": {"errors", "figures", "tracking"},
-    "cli": {"errors", "params", "tracking", "run", "evaluate", "compare", "predict"},
+    "cli": {"errors", "params", "tracking", "run", "study", "evaluate", "compare", "predict"},
 }
 MODULES = sorted(
     ".".join(path.relative_to(PROJECT / "pipeline").with_suffix("").parts)
@@ -101,6 +103,6 @@ def test_the_readme_lists_every_parameter_as_it_is():
 
 def test_mlproject_declares_no_default_that_would_override_a_preset():
     entry_points = yaml.safe_load((PROJECT / "MLproject").read_text())["entry_points"]
-    assert {"main", "train", "evaluate", "compare", "predict"} <= entry_points.keys()
-    for name in ("main", "train"):
+    assert {"main", "train", "study", "evaluate", "compare", "predict"} <= entry_points.keys()
+    for name in ("main", "train", "study"):
         assert entry_points[name]["parameters"].keys() == {"preset"}

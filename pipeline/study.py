@@ -1,0 +1,326 @@
+"""The study: many runs side by side, resumable, nested under one parent run, and then the verdict.
+
+    python -m pipeline study --preset params/replication.yaml
+    python -m pipeline study --runs 10                            the same study, with five more
+    python -m pipeline study --conv_layer conv2d --lr 0.01,0.02   a small grid
+
+A study is known by its parameters. Started again, it keeps the runs that have finished, continues
+those that were interrupted from their checkpoints, and repeats those that failed.
+"""
+
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipeline import tracking
+from pipeline.compare import comparison_files, comparison_of
+from pipeline.data import mnist
+from pipeline.errors import PipelineError
+from pipeline.params import RunParams, Study, protocol_label
+from pipeline.tracking import RecordedRun, TrackedRun
+from pipeline.workers import Task, Workers
+
+CHECKPOINTS = Path("checkpoints")  # of unfinished runs, by run id; a finished run needs none
+LOOK_SECONDS = 2.0  # between two looks at the store for progress
+LINE_SECONDS = 60.0  # between two lines of progress where the output is no terminal
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """What a study came to: its parent run, the comparison, and where the aliases are."""
+
+    run_id: str
+    url: str
+    markdown: str
+    alias_news: list[str]
+
+
+def run_study(study: Study) -> StudySummary:
+    """Run what is missing of a study, compare its runs, and promote the best models.
+
+    Raises:
+        PipelineError: on unusable data or store, if the study is running already, or if runs
+            failed; the other runs and their comparison are in the store then.
+    """
+    tracking.check_store()
+    first = study.runs[0]
+    mnist.load_mnist(first.data_dir)  # unpacked once, before the workers read it
+    experiment = tracking.current_experiment(first.experiment)
+    with (
+        _lock(study),
+        tracking.open_run(
+            name=f"study {study.label}",
+            description=_description(study),
+            experiment=experiment,
+            params={name: ",".join(map(str, values)) for name, values in study.varied.items()},
+            tags={"stn.study": study.id},
+            run_id=tracking.parent_of_study(experiment, study.id),
+        ) as parent,
+    ):
+        tasks, kept = _plan(study, tracking.training_runs(experiment, study.id))
+        _report_plan(tasks, kept)
+        _train(study, parent, experiment, tasks, kept)
+
+        asked = {_name(study, params) for params in study.runs}
+        runs = [
+            run
+            for run in tracking.training_runs(experiment, study.id)
+            if run.status == "FINISHED" and run.tags.get("stn.study_run") in asked
+        ]
+        failed = [f"{task.name} failed: {task.error}" for task in tasks if task.error]
+        if not runs:
+            raise PipelineError("; ".join(failed))
+        news = _promote(runs)
+        report = comparison_of(
+            runs,
+            title=f"Study {study.label}",
+            by="conv_layer" if "conv_layer" in study.varied else ",".join(study.varied),
+            margin=study.params.margin,
+            missing=failed,
+        )
+        files = comparison_files(report)
+        parent.log_artifacts(files)
+        parent.set_description(_description(study, news, str(files["comparison.md"])))
+        if failed:
+            raise PipelineError(
+                f"{len(failed)} of {len(study.runs)} runs failed; the comparison of the others is "
+                f"at {parent.url}; the same command repeats them: {'; '.join(failed)}"
+            )
+    return StudySummary(parent.run_id, parent.url, str(files["comparison.md"]), news)
+
+
+@contextmanager
+def _lock(study: Study) -> Iterator[None]:
+    """Let one process at a time work on a study; the lock goes with the process, however it ends.
+
+    Raises:
+        PipelineError: if another one does.
+    """
+    CHECKPOINTS.mkdir(exist_ok=True)
+    path = CHECKPOINTS / f"{study.id}.lock"
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PipelineError(
+                f"the study {study.id} is running already, in the process {path.read_text()}; "
+                "wait for it, or stop it and start again to continue"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _name(study: Study, params: RunParams) -> str:
+    """What a run is called, in its study unique: `coordconv2d seed=3`."""
+    values: list[str] = [params.conv_layer]
+    values += [f"{name}={getattr(params, name)}" for name in study.varied if name != "conv_layer"]
+    return " ".join([*values, f"seed={params.seed}"])
+
+
+def _plan(study: Study, recorded: list[RecordedRun]) -> tuple[list[Task], list[RecordedRun]]:
+    """What is left to train, and the runs that have finished; runs left behind are closed."""
+    tasks, kept = [], []
+    for params in study.runs:
+        name = _name(study, params)
+        own = [run for run in recorded if run.tags.get("stn.study_run") == name]
+        finished = [run for run in own if run.status == "FINISHED"]
+        if finished:
+            kept.append(finished[-1])
+            continue
+        task = Task(name, params)
+        if own and _can_continue(own[-1]):
+            task.run_id = own[-1].run_id
+            task.checkpoint = Path(own[-1].tags["stn.checkpoint"])
+        tasks.append(task)
+    continued = {task.run_id for task in tasks}
+    for run in recorded:
+        if run.run_id not in continued:
+            tracking.close_run(run.run_id, "KILLED")
+    return tasks, kept
+
+
+def _can_continue(run: RecordedRun) -> bool:
+    """Whether a run was interrupted, and nothing of it is lost but an epoch begun."""
+    if run.status == "FAILED" or "stn.checkpoint" not in run.tags:
+        return False
+    return Path(run.tags["stn.checkpoint"]).exists() or "train_loss" not in run.metrics
+
+
+def _report_plan(tasks: list[Task], kept: list[RecordedRun]) -> None:
+    continued = [task for task in tasks if task.run_id]
+    counts = {
+        "finished before": len(kept),
+        "to be continued": len(continued),
+        "to be started": len(tasks) - len(continued),
+    }
+    print("runs: " + ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+
+
+def _train(
+    study: Study, parent: TrackedRun, experiment: str, tasks: list[Task], kept: list[RecordedRun]
+) -> None:
+    """Train the tasks to their end; on an interruption, stop them and close their runs."""
+
+    def prepare(task: Task) -> None:
+        threads = task.params.threads or 1
+        task.params = task.params.model_copy(update={"threads": threads, "experiment": experiment})
+        if task.run_id is None or task.checkpoint is None:
+            task.run_id, task.checkpoint = tracking.create_nested_run(
+                parent,
+                task.name,
+                {
+                    "stn.study": study.id,
+                    "stn.study_run": task.name,
+                    "stn.protocol": protocol_label(task.params),
+                },
+                CHECKPOINTS.absolute(),
+            )
+
+    count = study.params.workers or len(os.sched_getaffinity(0))
+    progress = _Progress(parent, tasks, kept)
+    workers = Workers(tasks, count, prepare)
+    try:
+        while workers.busy():
+            time.sleep(LOOK_SECONDS)
+            progress.look()
+    finally:
+        workers.stop()
+        for task in tasks:
+            if task.run_id:
+                state = "FAILED" if task.state == "failed" else "KILLED"
+                tracking.close_run(task.run_id, state, task.error)
+            if task.state == "failed" and task.checkpoint:
+                task.checkpoint.unlink(missing_ok=True)  # it is repeated from its start
+        progress.close()
+
+
+def _description(study: Study, news: list[str] | None = None, comparison: str = "") -> str:
+    """What the page of the parent run shows on top."""
+    kinds = ", ".join(f"{name}: {' / '.join(map(str, v))}" for name, v in study.varied.items())
+    lines = [
+        f"Study of {len(study.runs)} runs by the protocol *{study.label}*"
+        + (f" ({kinds})." if kinds else "."),
+        "Its runs are nested below. Started again with the same parameters, it continues.",
+    ]
+    if news:
+        model = f"[{tracking.REGISTERED_MODEL}](/#/models/{tracking.REGISTERED_MODEL})"
+        lines.append(f"The best models, of {model}: " + "; ".join(news) + ".")
+    return "\n\n".join([*lines, comparison])
+
+
+class _Progress:
+    """How far a study is: a bar on a terminal, else lines; tags and metrics of the parent run."""
+
+    def __init__(self, parent: TrackedRun, tasks: list[Task], kept: list[RecordedRun]) -> None:
+        self.parent, self.tasks, self.kept = parent, tasks, len(kept)
+        best = max(kept, key=lambda run: run.metrics["best_test_accuracy"], default=None)
+        self.best = (
+            (best.metrics["best_test_accuracy"], best.tags["stn.study_run"]) if best else None
+        )
+        self.epochs = {task.name: (0, 0.0) for task in tasks}
+        for task in tasks:
+            if task.run_id:
+                self.epochs[task.name] = tracking.progress(task.run_id)
+        self.told = {task.name: "waiting" for task in tasks}
+        self.start, self.done_before = time.monotonic(), self._done()
+        self.next_line = self.start + LINE_SECONDS
+        self.bar = tqdm(
+            total=sum(task.params.epochs for task in tasks),
+            initial=self.done_before,
+            unit="epoch",
+            disable=None,  # where the output is no terminal
+            bar_format="{n}/{total} epochs |{bar:20}| {elapsed} {postfix}",
+        )
+
+    def look(self) -> None:
+        """Read from the store how far the running tasks are, and tell it."""
+        ended = []
+        for task in self.tasks:
+            if task.run_id and self.told[task.name] not in ("finished", "failed"):
+                state = task.state
+                self.epochs[task.name] = tracking.progress(task.run_id)
+                if state in ("finished", "failed"):
+                    ended.append(task)
+                self.told[task.name] = state
+        for task in ended:
+            self._tell_end(task)
+        text = self.text()
+        self.bar.n = self._done()
+        self.bar.set_postfix_str(text)
+        if ended or time.monotonic() >= self.next_line:
+            self.next_line = time.monotonic() + LINE_SECONDS
+            self.parent.set_tags({"stn.progress": text})
+            if self.bar.disable:
+                print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+    def _tell_end(self, task: Task) -> None:
+        line = f"{task.name} failed: {task.error}"
+        if task.state == "finished" and task.run_id:
+            metrics = tracking.metrics_of(task.run_id)
+            accuracy = metrics["best_test_accuracy"]
+            line = f"{task.name}: {accuracy:.2%} in epoch {metrics['best_epoch']:.0f}"
+            self.best = max(self.best or (0.0, ""), (accuracy, task.name))
+            finished = self._finished()
+            self.parent.log_metrics(
+                {"runs_finished": finished, "best_test_accuracy": self.best[0]}, step=finished
+            )
+        tqdm.write(line, file=sys.stdout)
+
+    def _finished(self) -> int:
+        return self.kept + sum(state == "finished" for state in self.told.values())
+
+    def _done(self) -> int:
+        return sum(epoch for epoch, _ in self.epochs.values())
+
+    def text(self) -> str:
+        """`3/10 runs, best 99.12% (conv2d seed=1), 14 min left; conv2d seed=3 12/30 98.71%, …`"""
+        parts = [f"{self._finished()}/{self.kept + len(self.tasks)} runs"]
+        if self.best:
+            parts.append(f"best {self.best[0]:.2%} ({self.best[1]})")
+        trained = self._done() - self.done_before
+        left = sum(
+            task.params.epochs - self.epochs[task.name][0]
+            for task in self.tasks
+            if task.state in ("waiting", "running")
+        )
+        if trained and left:
+            minutes = left * (time.monotonic() - self.start) / trained / 60
+            parts.append(f"{minutes:.0f} min left")
+        running = [
+            f"{task.name} {epoch}/{task.params.epochs} {accuracy:.2%}"
+            for task in self.tasks
+            if task.state == "running"
+            for epoch, accuracy in [self.epochs[task.name]]
+        ]
+        return ", ".join(parts) + ("; " + ", ".join(running) if running else "")
+
+    def close(self) -> None:
+        """Take the bar off the terminal, and leave the last state in the parent run."""
+        self.look()
+        self.bar.close()
+
+
+def _promote(runs: list[RecordedRun]) -> list[str]:
+    """Offer each layer's best model its alias, and the best of all `champion`."""
+    best: dict[str, tuple[int, tracking.Candidate]] = {}
+    for run in runs:
+        registered = tracking.registered_version(run.run_id)
+        if registered is None:  # somebody deleted it
+            continue
+        for alias in (f"best-{run.params['conv_layer']}", "champion"):
+            if alias not in best or registered[1].beats(best[alias][1]):
+                best[alias] = registered
+    return [
+        line
+        for alias, (version, candidate) in sorted(best.items())
+        for line in tracking.promote(version, candidate, [alias])
+    ]
