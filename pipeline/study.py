@@ -135,6 +135,7 @@ def _plan(study: Study, recorded: list[RecordedRun]) -> tuple[list[Task], list[R
         finished = [run for run in own if run.status == "FINISHED"]
         if finished:
             kept.append(finished[-1])
+            Path(finished[-1].tags["stn.checkpoint"]).unlink(missing_ok=True)  # killed before that
             continue
         task = Task(name, params)
         if own and _can_continue(own[-1]):
@@ -245,12 +246,13 @@ class _Progress:
         """Read from the store how far the running tasks are, and tell it."""
         ended = []
         for task in self.tasks:
-            if task.run_id and self.told[task.name] not in ("finished", "failed"):
-                state = task.state
+            if self.told[task.name] in ("finished", "failed"):
+                continue
+            self.told[task.name] = task.state  # first, as it may change at any moment
+            if task.run_id:
                 self.epochs[task.name] = tracking.progress(task.run_id)
-                if state in ("finished", "failed"):
-                    ended.append(task)
-                self.told[task.name] = state
+            if self.told[task.name] in ("finished", "failed"):
+                ended.append(task)
         for task in ended:
             self._tell_end(task)
         text = self.text()

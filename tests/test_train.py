@@ -129,3 +129,55 @@ def test_a_transformer_that_lost_its_way_does_not_crash_the_process(
 def test_a_diverging_run_ends_with_what_to_do(some_digits):
     with pytest.raises(PipelineError, match=r"diverged in epoch 1.*smaller lr"):
         fit(some_digits, epochs=3, lr=1e30)
+
+
+@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+def test_a_training_that_goes_on_from_its_checkpoint_is_the_same_bit_by_bit(
+    some_digits, tmp_path, conv_layer
+):
+    """Through a file and back, with all that keeps a state: momentum, decays, warps, norms."""
+    params = RunParams(
+        conv_layer=conv_layer,
+        epochs=4,
+        momentum=0.9,
+        lr_step=1,
+        augmentation="affine",
+        batch_norm="classifier",
+    )
+
+    def model():
+        network = build_model(conv_layer, "border", 0.5, batch_norm="classifier")
+        return network.to(memory_format=torch.channels_last)
+
+    def save(checkpoint):
+        torch.save(checkpoint, tmp_path / f"{len(checkpoint['history'])}.pt")
+
+    whole, parts = [], []
+    torch.manual_seed(1)
+    straight = model()
+    best = train(straight, *some_digits, params, None, lambda _, m: whole.append(m), save)
+
+    torch.manual_seed(99)  # whatever the new process drew before
+    resumed = model()
+    checkpoint = torch.load(tmp_path / "2.pt", weights_only=True)
+    resumed_best = train(
+        resumed, *some_digits, params, None, lambda _, m: parts.append(m), save, checkpoint
+    )
+
+    assert [m["train_loss"] for m in parts] == [m["train_loss"] for m in whole[2:]]
+    assert [m["learning_rate"] for m in parts] == [m["learning_rate"] for m in whole[2:]]
+    for name, weights in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], weights)
+    assert resumed_best.epoch == best.epoch
+    for name, weights in best.weights.items():
+        assert torch.equal(resumed_best.weights[name], weights)
+
+
+def test_a_checkpoint_of_the_last_epoch_needs_no_further_training(some_digits, tmp_path):
+    params = RunParams(epochs=1, batch_size=500)
+    kept = []
+    model = build_model("conv2d", "border", 0.5)
+    best = train(model, *some_digits, params, on_checkpoint=kept.append)
+    again = train(model, *some_digits, params, on_checkpoint=kept.append, checkpoint=kept[0])
+    assert len(kept) == 1
+    assert again.accuracy == best.accuracy

@@ -1,0 +1,131 @@
+"""The plan of a study, on real SQLite stores; the whole of it is in end_to_end/test_study.py."""
+
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from pipeline import tracking
+from pipeline.errors import PipelineError
+from pipeline.params import resolve_study
+from pipeline.study import _lock, _name, _plan, _Progress
+from pipeline.workers import Task
+
+STUDY = resolve_study({"runs": "2", "epochs": "3"})
+
+
+@pytest.fixture
+def parent(store):
+    with tracking.open_run("study", "", tags={"stn.study": STUDY.id}) as run:
+        yield run
+
+
+def nested(parent, name, status="RUNNING", epochs=0, checkpoint=False):
+    """A run of the study as a worker leaves it; its id."""
+    tags = {"stn.study": STUDY.id, "stn.study_run": name, "stn.protocol": STUDY.label}
+    run_id, path = tracking.create_nested_run(parent, name, tags, Path.cwd())
+    client = mlflow.MlflowClient()
+    for epoch in range(1, epochs + 1):
+        client.log_metric(run_id, "train_loss", 1 / epoch, step=epoch)
+        client.log_metric(run_id, "test_accuracy", 1 - 0.1 / epoch, step=epoch)
+    if checkpoint:
+        path.touch()
+    if status != "RUNNING":
+        client.set_terminated(run_id, status)
+    return run_id
+
+
+def plan():
+    tasks, kept = _plan(STUDY, tracking.training_runs("stn-mnist", STUDY.id))
+    return {task.name: task.run_id for task in tasks}, [run.run_id for run in kept]
+
+
+def status(run_id):
+    return mlflow.get_run(run_id).info.status
+
+
+def test_a_new_study_trains_each_layer_with_each_seed_seed_by_seed(parent):
+    tasks, kept = plan()
+    assert list(tasks.items()) == [
+        ("conv2d seed=0", None),
+        ("coordconv2d seed=0", None),
+        ("conv2d seed=1", None),
+        ("coordconv2d seed=1", None),
+    ]
+    assert kept == []
+
+
+def test_finished_runs_are_kept_interrupted_ones_continued_failed_ones_repeated(parent):
+    finished = nested(parent, "conv2d seed=0", "FINISHED", 3)
+    died = nested(parent, "coordconv2d seed=0", "RUNNING", 2, checkpoint=True)
+    killed = nested(parent, "conv2d seed=1", "KILLED", 1, checkpoint=True)
+    nested(parent, "coordconv2d seed=1", "FAILED", 1, checkpoint=True)
+    tasks, kept = plan()
+    assert kept == [finished]
+    assert tasks == {
+        "coordconv2d seed=0": died,
+        "conv2d seed=1": killed,
+        "coordconv2d seed=1": None,
+    }
+
+
+def test_a_run_that_died_in_its_first_epoch_is_begun_again_and_not_doubled(parent):
+    run_id = nested(parent, "conv2d seed=0")
+    assert plan()[0]["conv2d seed=0"] == run_id
+
+
+def test_a_run_whose_checkpoint_is_lost_is_closed_and_trained_anew(parent):
+    run_id = nested(parent, "conv2d seed=0", "RUNNING", 2)
+    assert plan()[0]["conv2d seed=0"] is None
+    assert status(run_id) == "KILLED"
+
+
+def test_a_run_that_nobody_asks_for_any_more_does_not_stay_running(parent):
+    run_id = nested(parent, "conv2d seed=7", "RUNNING", 1, checkpoint=True)
+    plan()
+    assert status(run_id) == "KILLED"
+
+
+def test_the_parent_is_found_again_and_is_none_of_its_runs(parent):
+    nested(parent, "conv2d seed=0")
+    assert tracking.parent_of_study("stn-mnist", STUDY.id) == parent.run_id
+    assert tracking.parent_of_study("stn-mnist", "another") is None
+    assert tracking.parent_of_study("no experiment", STUDY.id) is None
+
+
+def test_two_processes_do_not_work_on_one_study(store):
+    with _lock(STUDY), pytest.raises(PipelineError, match="is running already, in the process"):
+        _lock(STUDY).__enter__()
+    with _lock(STUDY):  # free again
+        pass
+
+
+def test_a_name_says_what_varies(store):
+    grid = resolve_study({"conv_layer": "conv2d", "lr": "0.01,0.1", "runs": "1"})
+    assert [_name(grid, params) for params in grid.runs] == [
+        "conv2d lr=0.01 seed=0",
+        "conv2d lr=0.1 seed=0",
+    ]
+
+
+def test_the_progress_counts_names_the_best_and_foretells_the_end(parent):
+    tracking.close_run(nested(parent, "conv2d seed=0", epochs=3), "FINISHED")
+    kept = tracking.training_runs("stn-mnist", STUDY.id)
+    mlflow.log_metric("best_test_accuracy", 0.97, run_id=kept[0].run_id)
+    kept = tracking.training_runs("stn-mnist", STUDY.id)
+    running = Task("coordconv2d seed=0", STUDY.runs[1], state="running")
+    waiting = Task("conv2d seed=1", STUDY.runs[2])
+    progress = _Progress(parent, [running, waiting], kept)
+    assert progress.text() == (
+        "1/3 runs, best 97.00% (conv2d seed=0); coordconv2d seed=0 0/3 0.00%"
+    )
+    running.run_id = nested(parent, running.name, epochs=2)
+    progress.start -= 120  # two epochs in two minutes leave four epochs, and four minutes
+    progress.look()
+    assert progress.text() == (
+        "1/3 runs, best 97.00% (conv2d seed=0), 4 min left; coordconv2d seed=0 2/3 95.00%"
+    )
+    running.state = "failed"
+    running.error = "out of disk"
+    progress.look()
+    assert mlflow.get_run(parent.run_id).data.tags["stn.progress"].startswith("1/3 runs")
