@@ -9,15 +9,17 @@ export MLFLOW_HTTP_REQUEST_MAX_RETRIES ?= 3
 
 RUN := $(BIN)/mlflow run . --env-manager local --experiment-name $(EXPERIMENT)
 
-.PHONY: help setup train evaluate compare ui lint test browser bench
+.PHONY: help setup store train study evaluate compare ui lint test test-slow browser bench
 
 help:
 	@echo "make train [CONV_LAYER=coordconv2d] [EPOCHS=30]         train one network, tracked by MLflow"
+	@echo "make study [RUNS=5] [EPOCHS=30] [PRESET=…] [WORKERS=2]   train and compare runs of each layer"
 	@echo "make evaluate [MODEL_URI=models:/stn-mnist@champion]     score a registered model again"
 	@echo "make compare                                             the table of layers"
 	@echo "make ui                                                  the MLflow UI, on loopback"
 	@echo "make bench [QUICK=1]                                     speed, beside the usual loop"
 	@echo "make test                                                lint and tests"
+	@echo "make test-slow                                           the slower tests"
 
 setup: .venv/installed
 
@@ -26,8 +28,16 @@ setup: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-train: setup
+# MLflow breaks a store that several processes create at once, so `mlflow run` must find one
+store: setup
+	@test -s mlflow.db && flock mlflow.db.lock true || $(BIN)/python -m pipeline store
+
+train: store
 	$(RUN) -P conv_layer=$(CONV_LAYER) $(if $(EPOCHS),-P epochs=$(EPOCHS))
+
+study: store
+	$(RUN) -e study $(if $(PRESET),-P preset=$(PRESET)) $(if $(RUNS),-P runs=$(RUNS)) \
+	  $(if $(EPOCHS),-P epochs=$(EPOCHS)) $(if $(WORKERS),-P workers=$(WORKERS))
 
 evaluate: setup
 	$(RUN) -e evaluate $(if $(MODEL_URI),-P model_uri=$(MODEL_URI))
@@ -45,6 +55,9 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
 
 bench: setup
 	$(BIN)/python -m benchmarks.throughput $(if $(QUICK),--quick)

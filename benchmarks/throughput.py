@@ -32,6 +32,7 @@ import click
 import torch
 
 from benchmarks import reference
+from pipeline.data.mnist import verify_files
 
 LAYERS = ("conv2d", "coordconv2d")
 RUN_EPOCHS = 30  # of the replicated protocol; tracking's share is of such a run
@@ -159,6 +160,7 @@ def seconds_of(*arguments: str, **settings) -> float:
 def main(quick: bool, repetitions: int) -> None:
     """Measure, print the table, and write results/throughput.md and .json."""
     share = 0.1 if quick else 1.0
+    verify_files(Path("data"))  # unpacked, as torchvision's MNIST wants them
     variants = [(layer, augmented) for layer in LAYERS for augmented in (False, True)]
     rates: dict = {variant: {"a": [], "b": [], "c": []} for variant in variants}
     peaks: dict = {"a": [], "b": [], "c": []}

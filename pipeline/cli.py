@@ -183,6 +183,19 @@ def compare(experiment: str | None) -> None:
 
 
 @main.command()
+def store() -> None:
+    """Create the tables of a tracking store in a SQLite file, unless it has them.
+
+    The other commands do so, too. But of several `mlflow run` that find no store, MLflow lets only
+    one or none survive: there, this comes first.
+    """
+    from pipeline import tracking
+
+    with tracking.plain_errors():
+        tracking.check_store()
+
+
+@main.command()
 @_experiment
 def ui(experiment: str | None) -> None:
     """Serve the MLflow UI on 127.0.0.1:5000, and say where the runs are."""

@@ -135,12 +135,12 @@ def _plan(study: Study, recorded: list[RecordedRun]) -> tuple[list[Task], list[R
         finished = [run for run in own if run.status == "FINISHED"]
         if finished:
             kept.append(finished[-1])
-            Path(finished[-1].tags["stn.checkpoint"]).unlink(missing_ok=True)  # killed before that
+            _checkpoint(finished[-1]).unlink(missing_ok=True)  # left by a kill just before that
             continue
         task = Task(name, params)
         if own and _can_continue(own[-1]):
             task.run_id = own[-1].run_id
-            task.checkpoint = Path(own[-1].tags["stn.checkpoint"])
+            task.checkpoint = _checkpoint(own[-1])
         tasks.append(task)
     continued = {task.run_id for task in tasks}
     for run in recorded:
@@ -151,9 +151,13 @@ def _plan(study: Study, recorded: list[RecordedRun]) -> tuple[list[Task], list[R
 
 def _can_continue(run: RecordedRun) -> bool:
     """Whether a run was interrupted, and nothing of it is lost but an epoch begun."""
-    if run.status == "FAILED" or "stn.checkpoint" not in run.tags:
+    if run.status == "FAILED":
         return False
-    return Path(run.tags["stn.checkpoint"]).exists() or "train_loss" not in run.metrics
+    return _checkpoint(run).exists() or "train_loss" not in run.metrics
+
+
+def _checkpoint(run: RecordedRun) -> Path:
+    return Path(run.tags["stn.checkpoints"]) / f"{run.run_id}.pt"
 
 
 def _report_plan(tasks: list[Task], kept: list[RecordedRun]) -> None:
@@ -174,17 +178,15 @@ def _train(
     def prepare(task: Task) -> None:
         threads = task.params.threads or 1
         task.params = task.params.model_copy(update={"threads": threads, "experiment": experiment})
-        if task.run_id is None or task.checkpoint is None:
-            task.run_id, task.checkpoint = tracking.create_nested_run(
-                parent,
-                task.name,
-                {
-                    "stn.study": study.id,
-                    "stn.study_run": task.name,
-                    "stn.protocol": protocol_label(task.params),
-                },
-                CHECKPOINTS.absolute(),
-            )
+        if task.run_id is None:
+            tags = {
+                "stn.study": study.id,
+                "stn.study_run": task.name,
+                "stn.protocol": protocol_label(task.params),
+                "stn.checkpoints": str(CHECKPOINTS.absolute()),
+            }
+            task.run_id = tracking.create_nested_run(parent, task.name, tags)
+            task.checkpoint = CHECKPOINTS / f"{task.run_id}.pt"
 
     count = study.params.workers or len(os.sched_getaffinity(0))
     progress = _Progress(parent, tasks, kept)

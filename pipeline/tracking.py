@@ -155,7 +155,7 @@ def open_run(
         description: Markdown, shown on top of the run's page.
         experiment: its name; None takes the one that `mlflow run --experiment-name` or
             `MLFLOW_EXPERIMENT_NAME` chose, else `stn-mnist`.
-        params: logged, save those that `mlflow run` has logged already as they were typed.
+        params: logged, save those that are logged already, by `mlflow run` as they were typed.
         tags: of the run.
         run_id: a run that exists is opened again and continued.
     """
@@ -163,7 +163,9 @@ def open_run(
     experiment_id = _experiment_id(current_experiment(experiment))
     os.environ.pop("MLFLOW_RUN_ID", None)  # it is for this run, and for none after it
     taken_over = None
+    logged: dict[str, str] = {}
     if run_id:
+        logged = mlflow.get_run(run_id).data.params
         run = mlflow.start_run(run_id=run_id)
     elif projects_run and projects_run.info.experiment_id == experiment_id:
         taken_over = projects_run
@@ -174,7 +176,6 @@ def open_run(
     status = "FAILED"
     try:
         tags = {**(tags or {}), MLFLOW_RUN_NOTE: description}
-        logged: dict[str, str] = {}
         if taken_over:
             logged = taken_over.data.params
             if _is_generated(taken_over.info.run_name):
@@ -556,16 +557,11 @@ def parent_of_study(experiment: str, study: str) -> str | None:
     return next(parents, None)
 
 
-def create_nested_run(
-    parent: TrackedRun, name: str, tags: dict[str, str], checkpoints: Path
-) -> tuple[str, Path]:
-    """Create a run under another one, which `open_run` opens; its id, and its checkpoint's path."""
-    client = mlflow.MlflowClient()
+def create_nested_run(parent: TrackedRun, name: str, tags: dict[str, str]) -> str:
+    """Create a run under another one, and return its id; `open_run` opens it."""
     tags = {**tags, MLFLOW_PARENT_RUN_ID: parent.run_id}
-    run_id = client.create_run(parent.experiment_id, run_name=name, tags=tags).info.run_id
-    checkpoint = checkpoints / f"{run_id}.pt"
-    client.set_tag(run_id, "stn.checkpoint", str(checkpoint))
-    return run_id, checkpoint
+    run = mlflow.MlflowClient().create_run(parent.experiment_id, run_name=name, tags=tags)
+    return run.info.run_id
 
 
 def close_run(run_id: str, status: str, error: str | None = None) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.params import protocol_label, resolve
+from pipeline.params import RunParams, protocol_label, resolve, resolve_study
 
 
 @pytest.fixture
@@ -74,3 +74,62 @@ def test_what_a_comparison_varies_is_no_part_of_the_protocol():
     one = resolve({"conv_layer": "conv2d", "seed": "1", "threads": "1"})
     other = resolve({"conv_layer": "coordconv2d", "seed": "2", "device": "cpu"})
     assert one.protocol == other.protocol != resolve({"batch_size": "32"}).protocol
+
+
+def test_a_study_is_both_layers_with_five_seeds_unless_told_otherwise():
+    study = resolve_study({})
+    assert [(run.conv_layer, run.seed) for run in study.runs] == [
+        (layer, seed) for seed in range(5) for layer in ("conv2d", "coordconv2d")
+    ]
+    assert study.label == "replication"
+    assert study.varied == {"conv_layer": ["conv2d", "coordconv2d"]}
+
+
+def test_any_parameter_of_a_study_may_be_a_list_from_preset_or_command_line(preset):
+    path = preset("lr: [0.01, 0.02]\nruns: 1\nepochs: 3\n")
+    study = resolve_study({"preset": path, "conv_layer": "conv2d", "batch_size": "32, 64"})
+    assert [(run.lr, run.batch_size, run.seed) for run in study.runs] == [
+        (0.01, 32, 0),
+        (0.01, 64, 0),
+        (0.02, 32, 0),
+        (0.02, 64, 0),
+    ]
+    assert study.varied == {"lr": [0.01, 0.02], "batch_size": [32, 64]}
+    assert study.label == "mine"
+    assert {run.epochs for run in study.runs} == {3}
+
+
+def test_a_study_is_known_by_its_parameters_but_for_seeds_and_what_is_no_science():
+    def id(**given):
+        return resolve_study(given).id
+
+    same = [{"runs": "10"}, {"seed": "7,8"}, {"workers": "1"}, {"margin": "0.2"}, {"lr": "1e-2"}]
+    same += [{"conv_layer": "coordconv2d,conv2d"}, {"data_dir": "elsewhere"}, {"threads": "2"}]
+    assert {id(**given) for given in same} == {id()}
+    other = [{"epochs": "3"}, {"conv_layer": "conv2d"}, {"lr": "0.01,0.02"}]
+    assert len({id(**given) for given in other} | {id()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"runs": "0"}, ["runs", "'0'", "an integer >= 1"]),
+        ({"margin": "nan"}, ["margin", "a number > 0"]),
+        ({"runs": "2", "seed": "1,2"}, ["runs", "seed", "not both"]),
+        ({"lr": "0.01,0.01"}, ["lr", "repeated"]),
+        ({"lr": "0.01,1e-2"}, ["lr", "repeated"]),
+        ({"lr": "0.01,"}, ["lr", "empty"]),
+        ({"conv_layer": "conv2d,conv3d"}, ["conv3d", "conv2d, coordconv2d"]),
+    ],
+)
+def test_a_wrong_value_of_a_study_is_named_with_what_is_allowed(given, words):
+    with pytest.raises(PipelineError) as error:
+        resolve_study(given)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_preset_of_a_study_serves_a_training_as_well(preset):
+    path = preset("runs: 3\nmargin: 0.2\nepochs: 2\n")
+    assert resolve({"preset": path}).epochs == 2
+    assert protocol_label(RunParams(epochs=2, preset=path)) == "mine"

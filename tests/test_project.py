@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from pipeline.params import RunParams, allowed_values, resolve
+from pipeline.params import RunParams, StudyParams, allowed_values, resolve
 from tests.conftest import PROJECT
 
 # module -> what it may import of the project; design.md's picture
@@ -96,9 +96,11 @@ def test_conda_repeats_the_requirements():
 
 def test_the_readme_lists_every_parameter_as_it_is():
     readme = (PROJECT / "README.md").read_text()
-    for name, field in RunParams.model_fields.items():
-        default = "" if field.default is None else f"`{field.default}`"
-        assert f"| `{name}` | {default} | {allowed_values(name)} | {field.description} |" in readme
+    for model in (RunParams, StudyParams):
+        for name, field in model.model_fields.items():
+            default = "" if field.default is None else f"`{field.default}`"
+            allowed = allowed_values(name, model)
+            assert f"| `{name}` | {default} | {allowed} | {field.description} |" in readme
 
 
 def test_mlproject_declares_no_default_that_would_override_a_preset():

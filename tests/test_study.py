@@ -23,13 +23,14 @@ def parent(store):
 def nested(parent, name, status="RUNNING", epochs=0, checkpoint=False):
     """A run of the study as a worker leaves it; its id."""
     tags = {"stn.study": STUDY.id, "stn.study_run": name, "stn.protocol": STUDY.label}
-    run_id, path = tracking.create_nested_run(parent, name, tags, Path.cwd())
+    tags["stn.checkpoints"] = str(Path.cwd())
+    run_id = tracking.create_nested_run(parent, name, tags)
     client = mlflow.MlflowClient()
     for epoch in range(1, epochs + 1):
         client.log_metric(run_id, "train_loss", 1 / epoch, step=epoch)
         client.log_metric(run_id, "test_accuracy", 1 - 0.1 / epoch, step=epoch)
     if checkpoint:
-        path.touch()
+        (Path.cwd() / f"{run_id}.pt").touch()
     if status != "RUNNING":
         client.set_terminated(run_id, status)
     return run_id

@@ -1,0 +1,250 @@
+"""Whole studies by real commands, undisturbed and killed; on a part of MNIST, to be quick."""
+
+import json
+import os
+import random
+import re
+import signal
+import sys
+import time
+
+import pytest
+
+from tests.end_to_end.conftest import check_out
+
+# 10,000 training images in a few large batches; what it learns does not matter here
+SMALL = {"epochs": 3, "batch_size": 512, "validation_size": 50_000, "lr": 0.1, "momentum": 0.9}
+TIMES = {"epoch_seconds", "images_per_second"}  # the only metrics that may differ
+
+
+def arguments(form, **given):
+    return [part.format(name, value) for name, value in given.items() for part in form]
+
+
+def study_command(**given):
+    options = arguments(("--{0}", "{1}"), **{**SMALL, "runs": 1, **given})
+    return [sys.executable, "-m", "pipeline", "study", *options]
+
+
+@pytest.fixture(scope="module")
+def small_study(tmp_path_factory):
+    """An undisturbed study by `mlflow run`: the checkout, the finished process."""
+    checkout = check_out(tmp_path_factory.mktemp("study"))
+    given = arguments(("-P", "{0}={1}"), **SMALL, runs=1)
+    return checkout, checkout.mlflow_run("-e", "study", "--experiment-name", "stn-mnist", *given)
+
+
+def runs_of(checkout):
+    """The study's parent run, and its nested runs by name."""
+    experiment = checkout.client().get_experiment_by_name("stn-mnist")
+    runs = checkout.client().search_runs([experiment.experiment_id])
+    nested = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    (parent,) = [run for run in runs if "stn.study" in run.data.tags and run not in nested]
+    assert {run.data.tags["mlflow.parentRunId"] for run in nested} == {parent.info.run_id}
+    names = [run.info.run_name for run in nested]
+    assert len(names) == len(set(names)), "a run is double"
+    return parent, dict(zip(names, nested, strict=True))
+
+
+def history_of(checkout, run):
+    """Every metric of a run but the times, with its steps and values."""
+    return {
+        name: [
+            (metric.step, metric.value)
+            for metric in checkout.client().get_metric_history(run.info.run_id, name)
+        ]
+        for name in run.data.metrics
+        if name not in TIMES
+    }
+
+
+def table_of(checkout, parent):
+    path = checkout.client().download_artifacts(parent.info.run_id, "comparison.md")
+    with open(path) as file:
+        return [line for line in file.read().splitlines() if line.startswith("| c")]
+
+
+def test_a_study_ends_with_its_table_and_its_runs_nested(small_study):
+    checkout, done = small_study
+    assert done.returncode == 0, done.stderr
+    parent, nested = runs_of(checkout)
+    assert parent.info.status == "FINISHED"
+    assert parent.info.run_name.startswith("study replication epochs=3")
+    assert {name: run.info.status for name, run in nested.items()} == {
+        "conv2d seed=0": "FINISHED",
+        "coordconv2d seed=0": "FINISHED",
+    }
+    for row in table_of(checkout, parent):
+        assert row in done.stdout
+    assert len(table_of(checkout, parent)) >= 2
+    assert set(checkout.statuses()) == {"FINISHED"}
+    assert not list((checkout.folder / "checkpoints").glob("*.pt"))
+
+
+def test_the_output_is_readable_where_it_is_no_terminal(small_study):
+    _, done = small_study
+    assert "runs: 2 to be started\n" in done.stdout
+    assert re.search(r"^conv2d seed=0: [\d.]+% in epoch \d$", done.stdout, re.MULTILINE)
+    assert re.search(r"^\d\d:\d\d:\d\d 2/2 runs, best [\d.]+%", done.stdout, re.MULTILINE)
+    assert "\r" not in done.stdout
+
+
+def test_the_parent_holds_progress_and_links_to_the_best(small_study):
+    checkout, _ = small_study
+    parent, nested = runs_of(checkout)
+    best = max(run.data.metrics["best_test_accuracy"] for run in nested.values())
+    assert parent.data.metrics == {"runs_finished": 2, "best_test_accuracy": best}
+    assert parent.data.tags["stn.progress"].startswith("2/2 runs, best ")
+    note = parent.data.tags["mlflow.note.content"]
+    versions = checkout.client().get_registered_model("stn-mnist").aliases
+    assert versions.keys() == {"best-conv2d", "best-coordconv2d", "champion"}
+    for alias, version in versions.items():
+        assert f"{alias} is now version {version}" in note
+    champion = checkout.client().get_model_version("stn-mnist", versions["champion"])
+    candidates = checkout.client().search_model_versions("name='stn-mnist'")
+    assert float(champion.tags["stn.accuracy"]) == max(
+        float(version.tags["stn.accuracy"]) for version in candidates
+    )
+
+
+def test_more_runs_are_added_to_a_finished_study(small_study):
+    checkout, _ = small_study
+    parent, nested = runs_of(checkout)
+    done = checkout.run(*study_command(runs=2))
+    assert done.returncode == 0, done.stderr
+    assert "runs: 2 finished before, 2 to be started" in done.stdout
+    again, four = runs_of(checkout)
+    assert again.info.run_id == parent.info.run_id
+    assert four.keys() == nested.keys() | {"conv2d seed=1", "coordconv2d seed=1"}
+    assert {nested[name].info.run_id for name in nested} == {
+        four[name].info.run_id for name in nested
+    }
+
+
+@pytest.fixture(scope="module")
+def killed_study(tmp_path_factory):
+    """The same study, killed with SIGKILL at three random moments and started again each time."""
+    checkout = check_out(tmp_path_factory.mktemp("killed"))
+    chance = random.Random()
+    for whom in ("parent", "all", "parent"):
+        seconds = chance.uniform(7, 20)
+        print(f"kill {whom} after {seconds:.1f} s")
+        process = checkout.start(*study_command(), start_new_session=True)
+        time.sleep(seconds)
+        kill = os.killpg if whom == "all" else os.kill
+        kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    process = checkout.start(*study_command(), start_new_session=True)
+    time.sleep(chance.uniform(10, 20))
+    workers = worker_processes(process.pid)
+    for worker in workers[:1]:  # none, if the study has just ended
+        os.kill(worker, signal.SIGKILL)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return checkout, output
+
+
+def worker_processes(pid):
+    """The processes below another one that train."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat") as file:
+                parent = int(file.read().rpartition(")")[2].split()[1])
+            with open(f"/proc/{entry}/cmdline") as file:
+                command = file.read()
+        except OSError:
+            continue
+        if parent == pid and "popen_loky" in command:
+            found.append(int(entry))
+    return found
+
+
+def test_a_killed_study_comes_to_the_same_metrics_and_table(small_study, killed_study):
+    (checkout, _), (killed, _) = small_study, killed_study
+    parent, nested = runs_of(checkout)
+    killed_parent, killed_nested = runs_of(killed)
+    for name, run in killed_nested.items():
+        assert history_of(killed, run) == history_of(checkout, nested[name])
+    assert table_of(killed, killed_parent) == table_of(checkout, parent)[:2]
+
+
+def test_a_killed_study_leaves_nothing_running_and_nothing_double(killed_study):
+    killed, _ = killed_study
+    _, nested = runs_of(killed)
+    assert set(killed.statuses()) == {"FINISHED"}
+    assert nested.keys() == {"conv2d seed=0", "coordconv2d seed=0"}
+    versions = killed.client().search_model_versions("name='stn-mnist'")
+    assert sorted(v.run_id for v in versions) == sorted(r.info.run_id for r in nested.values())
+    assert not list((killed.folder / "checkpoints").glob("*.pt"))
+
+
+def test_an_interrupted_study_closes_its_runs_and_says_so(checkout):
+    process = checkout.start(*study_command(epochs=50))
+    time.sleep(15)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "is closed as KILLED" in errors
+    assert "Traceback" not in errors
+    assert set(checkout.statuses()) == {"KILLED"}
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(checkout):
+    done = checkout.run(*study_command(conv_layer="conv2d", lr="0.1,1e30", epochs=1))
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: 1 of 2 runs failed")
+    assert "conv2d lr=1e+30 seed=0 failed: training diverged in epoch 1" in last
+    parent, nested = runs_of(checkout)
+    assert parent.info.status == "FAILED"
+    assert {name: run.info.status for name, run in nested.items()} == {
+        "conv2d lr=0.1 seed=0": "FINISHED",
+        "conv2d lr=1e+30 seed=0": "FAILED",
+    }
+    path = checkout.client().download_artifacts(parent.info.run_id, "comparison.md")
+    with open(path) as file:
+        assert "conv2d lr=1e+30 seed=0 failed: training diverged" in file.read()
+
+
+RACE = """
+import json, sys
+from pipeline import tracking
+tracking.check_store()
+with tracking.open_run("race", "", params={"number": sys.argv[1]}) as run:
+    for step in range(20):
+        run.log_metrics({"a": 1.0, "b": 2.0}, step=step)
+print(json.dumps(run.run_id))
+"""
+
+
+def test_eight_processes_may_create_one_store_and_write_to_it_at_once(checkout):
+    processes = [checkout.start(sys.executable, "-c", RACE, str(n)) for n in range(8)]
+    ended = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, ended
+    run_ids = {json.loads(output.splitlines()[-1]) for output, _ in ended}
+    assert len(run_ids) == 8
+    assert set(checkout.statuses()) == {"FINISHED"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("time", range(3))
+def test_eight_trainings_at_once_on_a_fresh_store(checkout, time):
+    options = arguments(("--{0}", "{1}"), **{**SMALL, "epochs": 1, "threads": 1})
+    processes = [
+        checkout.start(sys.executable, "-m", "pipeline", "train", *options, "--seed", str(n))
+        for n in range(8)
+    ]
+    ended = [process.communicate(timeout=600) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, ended
+    assert checkout.statuses() == ["FINISHED"] * 8
+    assert len(checkout.client().search_model_versions("name='stn-mnist'")) == 8
+
+
+@pytest.mark.slow
+def test_a_study_with_eight_workers_on_a_fresh_store(checkout):
+    done = checkout.run(*study_command(runs=4, workers=8, epochs=1))
+    assert done.returncode == 0, done.stderr
+    assert checkout.statuses() == ["FINISHED"] * 9
