@@ -14,6 +14,7 @@ class Scores:
     accuracy: fraction in [0, 1].
     f1: macro F1, the unweighted mean of the ten digits' F1, in [0, 1].
     loss: mean cross-entropy, in nats.
+    predicted: int `(N,)`, the digit that each image is taken for.
     confusion: int `(10, 10)`, rows true digit, columns predicted digit.
     report: precision, recall, F1 and support per digit, as scikit-learn's classification_report.
     """
@@ -21,6 +22,7 @@ class Scores:
     accuracy: float
     f1: float
     loss: float
+    predicted: np.ndarray
     confusion: np.ndarray
     report: dict[str, Any]
 
@@ -41,6 +43,7 @@ def score(labels: np.ndarray, probabilities: np.ndarray) -> Scores:
         accuracy=float(accuracy_score(labels, predicted)),
         f1=float(f1_score(labels, predicted, labels=digits, average="macro", zero_division=0)),
         loss=float(-np.log(np.maximum(of_truth, smallest)).mean()),
+        predicted=predicted,
         confusion=confusion_matrix(labels, predicted, labels=digits),
         report=classification_report(
             labels, predicted, labels=digits, output_dict=True, zero_division=0

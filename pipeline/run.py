@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -200,11 +201,18 @@ def _artifacts(
     return {
         "params.yaml": yaml.safe_dump(params.model_dump(), sort_keys=False),
         **figures.score_files(scores),
+        "predictions.csv": _predictions(test_digits.labels.numpy(), scores.predicted),
         "learning_curves.png": figures.learning_curves_figure(history, best.epoch),
         "stn_before_after.png": figures.before_after_figure(
             pixels(shown).numpy(), pixels(model.transformer(shown)).numpy()
         ),
     }
+
+
+def _predictions(labels: np.ndarray, predicted: np.ndarray) -> str:
+    """One line per test image, in order: what it is, and what it was taken for."""
+    lines = [f"{label},{digit}" for label, digit in zip(labels, predicted, strict=True)]
+    return "\n".join(["label,predicted", *lines, ""])
 
 
 def _description(params: RunParams, protocol: str) -> str:

@@ -16,6 +16,7 @@ def test_a_case_by_hand():
     # digit 0: precision 1, recall 1/2; digit 1: precision 2/3, recall 1; eight digits without any
     assert scores.f1 == pytest.approx((2 / 3 + 4 / 5) / 10)
     assert scores.loss == pytest.approx(-np.log([0.8, 0.2, 0.7, 0.9]).mean())
+    assert scores.predicted.tolist() == [0, 1, 1, 1]
     assert scores.confusion[0, :2].tolist() == [1, 1]
     assert scores.confusion[1, :2].tolist() == [0, 2]
     assert scores.report["1"]["recall"] == 1

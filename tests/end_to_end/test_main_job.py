@@ -30,6 +30,7 @@ ARTIFACTS = {
     "confusion_matrix.png",
     "confusion_matrix.csv",
     "classification_report.json",
+    "predictions.csv",
     "learning_curves.png",
     "stn_before_after.png",
     "params.yaml",
@@ -96,6 +97,11 @@ def test_the_confusion_matrix_is_that_of_the_reported_accuracy(trained):
     assert counts.shape == (10, 10)
     assert counts.sum() == 10_000
     assert counts.trace() / 10_000 == run.data.metrics["best_test_accuracy"]
+    header, *lines = content(checkout, run, "predictions.csv").decode().splitlines()
+    assert header == "label,predicted"
+    label, predicted = np.array([line.split(",") for line in lines], dtype=int).T
+    assert label[:5].tolist() == [7, 2, 1, 0, 4]
+    assert np.array_equal(np.histogram2d(label, predicted, bins=range(11))[0], counts)
     report = json.loads(content(checkout, run, "classification_report.json"))
     assert report["macro avg"]["f1-score"] == pytest.approx(run.data.metrics["best_test_f1"])
 
@@ -153,7 +159,7 @@ def test_compare_prints_the_table_and_keeps_it(trained):
     assert f"| coordconv2d | {accuracy} | {accuracy} (–) |" in done.stdout
     run_id = re.search(r"^run (\w+): see", done.stdout, re.MULTILINE)[1]
     files = {a.path for a in checkout.client().list_artifacts(run_id)}
-    assert files == {f"comparison.{ending}" for ending in ("md", "csv", "json", "png")}
+    assert files == {f"comparison.{ending}" for ending in ("md", "csv", "json", "png", "html")}
 
 
 def test_predict_reads_photos_of_digits_as_the_digits_themselves(trained, tmp_path, monkeypatch):
