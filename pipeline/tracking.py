@@ -20,6 +20,8 @@ from urllib.parse import unquote
 
 # An unreachable server is reported within seconds; MLflow's default of 7 retries takes minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+# The files that are read back are small; a bar for each would bury what the command prints.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import matplotlib.figure
 import mlflow
@@ -302,8 +304,7 @@ class TrackedRun:
     @property
     def url(self) -> str:
         """The run's page in the MLflow UI, within its view of trainings."""
-        page = f"/#/experiments/{self.experiment_id}/runs/{self.run_id}"
-        return f"{ui_address()}{page}{TRAINING_VIEW}"
+        return _run_page(self.experiment_id, self.run_id)
 
     def log_metrics(
         self, metrics: dict[str, float], step: int | None = None, model_id: str | None = None
@@ -389,6 +390,10 @@ def ui_address() -> str:
     """Where the MLflow UI is: the tracking server, or for a local store what `make ui` starts."""
     uri = mlflow.get_tracking_uri()
     return _without_password(uri).rstrip("/") if uri.startswith("http") else UI
+
+
+def _run_page(experiment_id: str, run_id: str) -> str:
+    return f"{ui_address()}/#/experiments/{experiment_id}/runs/{run_id}{TRAINING_VIEW}"
 
 
 @dataclass(frozen=True)
@@ -508,13 +513,23 @@ def load_model(uri: str) -> LoadedModel:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A training run as the store has it; params as text, `status` such as FINISHED."""
+    """A training run as the store has it; params as text, `status` such as FINISHED.
+
+    metrics: the value of the last step of each.
+    """
 
     run_id: str
+    experiment_id: str
+    name: str
     status: str
     params: dict[str, str]
     metrics: dict[str, float]
     tags: dict[str, str]
+
+    @property
+    def url(self) -> str:
+        """The run's page in the MLflow UI, within its view of trainings."""
+        return _run_page(self.experiment_id, self.run_id)
 
 
 def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun]:
@@ -537,7 +552,13 @@ def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun
     )
     return [
         RecordedRun(
-            run.info.run_id, run.info.status, run.data.params, run.data.metrics, run.data.tags
+            run.info.run_id,
+            run.info.experiment_id,
+            run.info.run_name,
+            run.info.status,
+            run.data.params,
+            run.data.metrics,
+            run.data.tags,
         )
         for run in runs
     ]
@@ -596,6 +617,20 @@ def registered_version(run_id: str) -> tuple[int, Candidate] | None:
     return int(versions[0].version), Candidate(
         tags["stn.selection"], float(tags["stn.accuracy"]), float(tags["stn.loss"])
     )
+
+
+def metric_history(run_id: str, name: str) -> dict[int, float]:
+    """A metric's value at each step, in order; of a step logged twice, the newer value."""
+    history = mlflow.MlflowClient().get_metric_history(run_id, name)
+    return {m.step: m.value for m in sorted(history, key=lambda m: (m.step, m.timestamp))}
+
+
+def artifact_text(run_id: str, name: str) -> str | None:
+    """A text among a run's artifacts; None if there is none of that name."""
+    artifacts = mlflow.MlflowClient().list_artifacts(run_id)
+    if name not in {artifact.path for artifact in artifacts}:
+        return None
+    return mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")
 
 
 def serve_ui(experiment: str | None) -> None:

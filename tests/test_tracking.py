@@ -102,6 +102,21 @@ def test_a_deleted_experiment_is_named(store):
         pass
 
 
+def test_what_a_run_logged_is_read_back(store):
+    with tracking.open_run("conv2d seed=0", "", tags={"stn.protocol": "x"}) as run:
+        for step, accuracy in ((1, 0.5), (3, 0.7), (2, 0.6), (1, 0.55)):  # epoch 1 was repeated
+            run.log_metrics({"test_accuracy": accuracy}, step=step)
+        run.log_artifacts({"notes.txt": "ä\n"})
+    (recorded,) = tracking.training_runs("stn-mnist")
+    assert (recorded.name, recorded.url) == ("conv2d seed=0", run.url)
+    assert recorded.metrics == {"test_accuracy": 0.7}
+    history = tracking.metric_history(run.run_id, "test_accuracy")
+    assert list(history.items()) == [(1, 0.55), (2, 0.6), (3, 0.7)]
+    assert tracking.metric_history(run.run_id, "no_metric") == {}
+    assert tracking.artifact_text(run.run_id, "notes.txt") == "ä\n"
+    assert tracking.artifact_text(run.run_id, "nothing.txt") is None
+
+
 def logged_model():
     with mlflow.start_run():
         return mlflow.initialize_logged_model("model").model_id
