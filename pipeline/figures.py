@@ -1,13 +1,20 @@
 """The pictures that are logged. Each function makes matplotlib Figures and shows nothing."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.metrics import Scores
+from pipeline.statistics import margin_text, summarize
+
+# groups are told apart by line and marker, too, and by a lightness that survives printing in grey
+_LINES = ("-", "--", ":", "-.")
+_MARKERS = ("o", "s", "^", "D")
 
 
 def score_files(scores: Scores) -> dict[str, Figure | str | dict]:
@@ -30,7 +37,24 @@ def confusion_matrix_figure(confusion: np.ndarray, accuracy: float, f1: float) -
     confusions would else be invisible.
     """
     figure = Figure(figsize=(6.4, 6.4), layout="constrained")
-    axes = figure.subplots()
+    title = f"accuracy {accuracy:.2%}, macro F1 {f1:.2%}, {confusion.sum():,} images"
+    _confusion_panel(figure.subplots(), confusion, title)
+    return figure
+
+
+def confusion_matrices_figure(confusions: dict[str, np.ndarray]) -> Figure:
+    """Confusion matrices side by side, two in a row, each under its title."""
+    rows = (len(confusions) + 1) // 2
+    figure = Figure(figsize=(11.6, 6.1 * rows), layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False).flat
+    for (title, confusion), axes in zip(confusions.items(), panels, strict=False):
+        _confusion_panel(axes, confusion, title)
+    for axes in panels:  # an odd number leaves one empty
+        axes.set_axis_off()
+    return figure
+
+
+def _confusion_panel(axes: Axes, confusion: np.ndarray, title: str) -> None:
     axes.imshow(np.log1p(confusion), cmap="Blues", vmin=0)
     dark = np.log1p(confusion.max()) / 2
     for (row, column), count in np.ndenumerate(confusion):
@@ -41,9 +65,8 @@ def confusion_matrix_figure(confusion: np.ndarray, accuracy: float, f1: float) -
         ylabel="true digit",
         xticks=range(10),
         yticks=range(10),
-        title=f"accuracy {accuracy:.2%}, macro F1 {f1:.2%}, {confusion.sum():,} images",
+        title=title,
     )
-    return figure
 
 
 def learning_curves_figure(history: list[dict[str, float]], best_epoch: int) -> Figure:
@@ -130,40 +153,114 @@ def predictions_figure(
     return figure
 
 
-def comparison_figure(protocols: dict[str, dict[str, list[float]]]) -> Figure:
-    """Every run's accuracy as a point, with each layer's mean and sample standard deviation.
+def comparison_figure(protocols: dict[str, dict[str, list[float]]], margin: float) -> Figure:
+    """Every run's accuracy as a point, each group's mean with its 95 % confidence interval.
+
+    A band shows which means lie within the margin of the first group's.
 
     Args:
-        protocols: by the protocol's label, by layer, the accuracies as fractions. Each protocol
+        protocols: by the protocol's label, by group, the accuracies as fractions. Each protocol
             gets a panel of its own, with its own scale.
+        margin: in percentage points.
     """
-    figure = Figure(figsize=(6.4, 0.6 + 3.4 * len(protocols)), layout="constrained")
-    panels = figure.subplots(len(protocols), 1, squeeze=False)[:, 0]
-    for axes, (label, layers) in zip(panels, protocols.items(), strict=True):
-        for place, accuracies in enumerate(layers.values()):
-            percent = 100 * np.array(accuracies)
-            runs = np.full(len(percent), place - 0.08)
-            axes.plot(runs, percent, "o", color="black", fillstyle="none", label="one run")
-            spread = percent.std(ddof=1) if len(percent) > 1 else None
+    heights = [1.3 + 0.5 * len(groups) for groups in protocols.values()]
+    longest = max(len(name) for groups in protocols.values() for name in groups)
+    figure = Figure(figsize=(6.8 + 0.08 * longest, 0.6 + sum(heights)), layout="constrained")
+    panels = figure.subplots(len(protocols), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (label, groups) in zip(panels, protocols.items(), strict=True):
+        summaries = []
+        for place, accuracies in enumerate(groups.values()):
+            percent = [100 * accuracy for accuracy in accuracies]
+            # a run does not hide another one of the same accuracy
+            level = [percent[:number].count(value) % 6 for number, value in enumerate(percent)]
+            y = place - 0.14 - 0.09 * np.array(level)
+            axes.plot(percent, y, "o", color="black", fillstyle="none", label="one run")
+            summary = summarize(percent)
+            summaries.append(summary)
+            # without an interval, as of one run alone, the mean stands by itself
+            reach = 0.0 if summary.high is None else summary.high - summary.mean
             axes.errorbar(
-                place + 0.08,
-                percent.mean(),
-                yerr=spread,
+                summary.mean,
+                place + 0.14,
+                xerr=reach,
                 fmt="s",
                 color="tab:blue",
                 capsize=5,
-                label="mean ± sample standard deviation",
+                label="mean, 95 % confidence interval",
             )
-        axes.set(
-            title=label,
-            xticks=range(len(layers)),
-            xticklabels=[f"{name} (n={len(values)})" for name, values in layers.items()],
-            xlim=(-0.5, len(layers) - 0.5),
-            ylabel="test accuracy [%]",
+        axes.axvspan(
+            summaries[0].mean - margin,
+            summaries[0].mean + margin,
+            color="0.9",
+            zorder=0,
+            label=f"±{margin_text(margin)} pp around the first group's mean",
         )
-        axes.ticklabel_format(axis="y", useOffset=False)
-        axes.grid(axis="y", alpha=0.3)
+        axes.set(
+            yticks=range(len(groups)),
+            yticklabels=[f"{name} (n={len(runs)})" for name, runs in groups.items()],
+            ylim=(len(groups) - 0.5, -0.5),  # the first on top
+            xlabel="test accuracy [%]",
+        )
+        title = [part for line in label.splitlines() for part in wrap(line, 84)]
+        axes.set_title("\n".join(title), fontsize="medium", parse_math=False)
+        axes.ticklabel_format(axis="x", useOffset=False)
+        axes.grid(axis="x", alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
-    entries = dict(zip(labels, handles, strict=True))  # one of each, not one of each layer
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2)
+    entries = dict(zip(labels, handles, strict=True))  # one of each, not one of each group
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def run_curves_figure(groups: dict[str, list[dict[str, dict[int, float]]]]) -> Figure:
+    """Training loss and test accuracy of every run, and the mean of each group.
+
+    The accuracy's scale begins where the runs are after a fifth of their epochs: what comes before
+    would press the rest into a line.
+
+    Args:
+        groups: by group, for each run its `train_loss` and `test_accuracy` (a fraction) by epoch.
+    """
+    figure = Figure(figsize=(11.6, 4.6), layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    panels = ((loss_axes, "train_loss", 1), (accuracy_axes, "test_accuracy", 100))
+    for axes, metric, scale in panels:
+        for place, (name, runs) in enumerate(groups.items()):
+            curves = [run[metric] for run in runs]
+            # 0.75 and not 1: the light end of viridis is hard to see on white
+            color = colormaps["viridis"](0.75 * place / max(len(groups) - 1, 1))
+            style = _LINES[place % len(_LINES)]
+            for curve in curves:
+                values = [scale * value for value in curve.values()]
+                axes.plot(list(curve), values, style, color=color, linewidth=0.7, alpha=0.5)
+            epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
+            mean = [scale * np.mean([curve[epoch] for curve in curves]) for epoch in epochs]
+            axes.plot(
+                epochs,
+                mean,
+                style,
+                color=color,
+                linewidth=2.5,
+                marker=_MARKERS[place % len(_MARKERS)],
+                markevery=max(len(epochs) // 8, 1),
+                label=f"mean of {name} (n={len(curves)})",
+            )
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    loss_axes.legend(loc="upper right")
+    loss_axes.set(ylabel="cross-entropy", yscale="log", title="training loss")
+    accuracy_axes.legend(loc="lower right")
+    accuracy_axes.set(ylabel="accuracy [%]", title="test accuracy")
+    curves = [run["test_accuracy"] for runs in groups.values() for run in runs]
+    shown = [
+        100 * accuracy
+        for curve in curves
+        for epoch, accuracy in curve.items()
+        if epoch >= max(curve) / 5
+    ]
+    room = 0.05 * (max(shown) - min(shown))
+    bottom = min(shown) - room
+    if room and 100 * min(min(curve.values()) for curve in curves) < bottom:
+        accuracy_axes.set_ylim(bottom, max(shown) + room)
+        accuracy_axes.set_title(f"test accuracy, from {bottom:.2f}% on")
     return figure

@@ -295,11 +295,10 @@ def verdict(pair: Pair, noun: str = "layer") -> str:
             "so nothing tells how far chance alone would move them"
         )
     differ = pair.welch_p_holm < LEVEL
-    difference = f"difference {_signed(pair.difference)} pp"
-    # no margin is claimed that is not the one tested: 0.125 must not read 0.12
-    margin = f"{pair.margin:.2f}" if pair.margin == round(pair.margin, 2) else f"{pair.margin:g}"
+    difference = f"difference {signed(pair.difference)} pp"
+    margin = margin_text(pair.margin)
     if pair.equivalence_p_holm < LEVEL:
-        interval = f"{_signed(pair.equivalence_low)} to {_signed(pair.equivalence_high)}"
+        interval = f"{signed(pair.equivalence_low)} to {signed(pair.equivalence_high)}"
         real = "; the difference is real, but smaller than the margin" if differ else ""
         return (
             f"{names} are equivalent within ±{margin} pp ({difference}, 90 % CI {interval}){real}"
@@ -323,11 +322,26 @@ def verdict(pair: Pair, noun: str = "layer") -> str:
     runs = f"about {more:,} more {'run' if more == 1 else 'runs'} per {noun}"
     uncorrected = [p for p in (pair.welch_p, pair.equivalence_p) if p is not None and p < LEVEL]
     holm_says = f" after Holm's correction for {pair.pairs} pairs" if uncorrected else ""
-    interval = f"{_signed(pair.low)} to {_signed(pair.high)}"
+    interval = f"{signed(pair.low)} to {signed(pair.high)}"
     return (
         f"undecided between {names}{holm_says} ({difference}, 95 % CI {interval}): "
         f"{runs} would decide it{condition}"
     )
+
+
+def margin_text(margin: float) -> str:
+    """A margin in pp, with two digits or all that it takes: 0.125 must not read 0.12.
+
+    >>> margin_text(0.1), margin_text(0.125)
+    ('0.10', '0.125')
+    """
+    return f"{margin:.2f}" if margin == round(margin, 2) else f"{margin:g}"
+
+
+def signed(value: float | None) -> str:
+    """Two digits, always with a sign."""
+    # 0.0 is added so that a rounded -0.001 is no negative zero
+    return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 
 def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> McNemar:
@@ -420,11 +434,6 @@ def _smallest(enough: Callable[[int], bool]) -> int:
     while not enough(high):
         high *= 2
     return bisect_left(range(high), True, lo=2, hi=high, key=enough)
-
-
-def _signed(value: float | None) -> str:
-    # 0.0 is added so that a rounded -0.001 is no negative zero
-    return "–" if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 
 def _unsigned(value: float | None) -> str:

@@ -37,19 +37,73 @@ def test_the_64_images_stand_in_reading_order():
         assert [sheet[6 * (n // 8) + 3, 6 * (n % 8) + 3] for n in range(64)] == list(order)
 
 
-def test_a_comparison_shows_every_run_its_mean_and_its_deviation():
-    accuracies = {"conv2d": [0.99, 0.992], "coordconv2d": [0.98]}
-    figure = figures.comparison_figure({"a protocol": accuracies})
+def test_a_comparison_shows_every_run_its_mean_its_interval_and_the_margin():
+    accuracies = {"conv2d": [0.99, 0.992, 0.994], "coordconv2d": [0.98]}
+    figure = figures.comparison_figure({"a protocol": accuracies}, margin=0.125)
     (axes,) = figure.axes
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["one run", "mean ± sample standard deviation"]
-    points = [line.get_ydata().tolist() for line in axes.lines if line.get_label() == "one run"]
-    np.testing.assert_allclose(points[0], [99.0, 99.2])
+    assert sorted(legend) == [
+        "mean, 95 % confidence interval",
+        "one run",
+        "±0.125 pp around the first group's mean",
+    ]
+    assert axes.get_xlabel() == "test accuracy [%]"
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["conv2d (n=3)", "coordconv2d (n=1)"]
+    points = [line.get_xdata().tolist() for line in axes.lines if line.get_label() == "one run"]
+    np.testing.assert_allclose(points[0], [99.0, 99.2, 99.4])
     np.testing.assert_allclose(points[1], [98.0])
-    mean = axes.containers[0].lines[0].get_ydata(orig=False)
-    np.testing.assert_allclose(mean, [99.1])
+    mean = axes.containers[0].lines[0].get_xdata(orig=False)
+    np.testing.assert_allclose(mean, [99.2])
     (bar,) = axes.containers[0].lines[2][0].get_segments()
-    np.testing.assert_allclose(bar[:, 1], 99.1 + np.array([-1, 1]) * np.sqrt(0.02))
+    # t for two degrees of freedom, times the standard error
+    np.testing.assert_allclose(bar[:, 0], 99.2 + np.array([-1, 1]) * 4.3027 * 0.2 / 3**0.5, 1e-5)
+    (band,) = axes.patches
+    np.testing.assert_allclose([band.get_x(), band.get_width()], [99.2 - 0.125, 0.25])
+
+
+def test_runs_of_equal_accuracy_do_not_hide_each_other():
+    figure = figures.comparison_figure({"": {"conv2d": [0.99, 0.99, 0.991]}}, margin=0.1)
+    (points,) = [line for line in figure.axes[0].lines if line.get_label() == "one run"]
+    first, second, third = points.get_ydata()
+    assert first == third != second
+
+
+def test_run_curves_show_each_run_thin_and_the_mean_of_a_group_thick():
+    def run(*accuracies):
+        epochs = range(1, len(accuracies) + 1)
+        return {
+            "test_accuracy": dict(zip(epochs, accuracies, strict=True)),
+            "train_loss": dict.fromkeys(epochs, 0.5),
+        }
+
+    runs = [run(0.1, 0.98, 0.99, 0.99, 0.99, 0.99), run(0.2, 0.96, 0.97, 0.98, 0.98, 0.98, 0.99)]
+    groups = {"conv2d": runs, "other": [run(0.97)]}
+    figure = figures.run_curves_figure(groups)
+    loss, accuracy = figure.axes
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("cross-entropy", "accuracy [%]")
+    thin, thick = [], []
+    for line in accuracy.lines:
+        (thick if line.get_linewidth() > 1 else thin).append(line)
+    assert len(thin) == 3
+    assert [line.get_label() for line in thick] == ["mean of conv2d (n=2)", "mean of other (n=1)"]
+    # the epochs that all runs of the group have
+    epochs, mean = thick[0].get_xydata().T
+    np.testing.assert_allclose(epochs, [1, 2, 3, 4, 5, 6])
+    np.testing.assert_allclose(mean, [15, 97, 98, 98.5, 98.5, 98.5])
+    assert len({line.get_linestyle() for line in thick}) == 2
+    # the first epoch would press the others into a line
+    bottom, top = accuracy.get_ylim()
+    assert 90 < bottom < 96
+    assert top > 99
+    assert accuracy.get_title() == f"test accuracy, from {bottom:.2f}% on"
+
+
+def test_confusion_matrices_stand_side_by_side_under_their_titles():
+    matrix = np.arange(100).reshape(10, 10)
+    figure = figures.confusion_matrices_figure(dict.fromkeys("abc", matrix))
+    assert [axes.get_title() for axes in figure.axes if axes.axison] == ["a", "b", "c"]
+    assert all(len(axes.texts) == 100 for axes in figure.axes if axes.axison)
 
 
 def test_predictions_show_each_file_its_input_and_ten_named_bars():
