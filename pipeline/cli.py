@@ -171,13 +171,22 @@ def predict(images: tuple[Path, ...], model_uri: str, show: Path | None) -> None
 
 @main.command()
 @_experiment
-def compare(experiment: str | None) -> None:
-    """Build the table of layers from the finished training runs, as a run of its own."""
+@_option("by", "parameters to compare by, a comma list", default="conv_layer", show_default=True)
+@_option(
+    "margin",
+    "differences up to this one, in percentage points, do not matter",
+    type=float,
+    default=0.1,
+    show_default=True,
+)
+@_option("study", "only the runs of this study: its id, or how it begins")
+def compare(experiment: str | None, by: str, margin: float, study: str | None) -> None:
+    """Compare the finished training runs, layer by layer or by other parameters."""
     from pipeline import tracking
     from pipeline.compare import compare_runs
 
     with tracking.plain_errors():
-        done = compare_runs(experiment)
+        done = compare_runs(experiment, by, margin, study)
     click.echo(done.markdown)
     click.echo(f"run {done.run_id}: see {done.url}")
 

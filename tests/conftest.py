@@ -1,10 +1,14 @@
 import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.data.mnist import Digits, load_mnist, normalize
+from pipeline.params import protocol_label, resolve
 
 PROJECT = Path(__file__).parent.parent
 
@@ -35,6 +39,79 @@ def store(tmp_path, monkeypatch) -> Path:
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def log_run(store) -> Callable[..., str]:
+    """A function that logs a training run into the store, as `run.py` does, in a moment.
+
+    It takes the accuracy as a fraction, or an error to end with, and parameters; `curves`, each
+    metric's values over the epochs; `files`, the artifacts; and `study`.
+    """
+    from pipeline import tracking  # slow to import, and few tests need it
+
+    def log(accuracy=0.9, error=None, curves=None, files=None, study=None, **given) -> str:
+        params = resolve({key: str(value) for key, value in given.items()})
+        tags = {
+            "stn.protocol": protocol_label(params),
+            "stn.selection": params.selection,
+            "stn.data_digest": "d",
+        }
+        with (
+            suppress(ValueError, KeyboardInterrupt),
+            tracking.open_run(
+                f"{params.conv_layer} seed={params.seed}",
+                "",
+                params=params.model_dump(exclude_none=True),
+                tags=tags | ({"stn.study": study} if study else {}),
+            ) as run,
+        ):
+            if error:
+                raise error
+            for name, values in (curves or {}).items():
+                for epoch, value in enumerate(values, start=1):
+                    run.log_metrics({name: value}, step=epoch)
+            run.log_artifacts(files or {})
+            run.log_metrics(
+                {
+                    "best_test_accuracy": accuracy,
+                    "best_test_f1": accuracy - 0.001,
+                    "best_test_loss": 0.03,
+                    "best_epoch": 2,
+                }
+            )
+        return run.run_id
+
+    return log
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Chromium without a window; a test that wants it is skipped where it is not installed."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1500,1000",
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,12 +5,12 @@ import io
 import json
 
 import mlflow
+import numpy as np
 import pytest
 
-from pipeline import tracking
+from pipeline import cli, statistics, tracking
 from pipeline.compare import compare_runs
 from pipeline.errors import PipelineError
-from pipeline.params import protocol_label, resolve
 
 # the predecessor's ten runs, in percent
 PUBLISHED = {
@@ -19,66 +19,71 @@ PUBLISHED = {
 }
 
 
-def log_run(accuracy, error=None, **given):
-    params = resolve({key: str(value) for key, value in given.items()})
-    tags = {
-        "stn.protocol": protocol_label(params),
-        "stn.selection": params.selection,
-        "stn.data_digest": "d",
-    }
-    try:
-        with tracking.open_run(
-            "run", "", params=params.model_dump(exclude_none=True), tags=tags
-        ) as run:
-            if error:
-                raise error
-            run.log_metrics(
-                {
-                    "best_test_accuracy": accuracy,
-                    "best_test_f1": accuracy - 0.001,
-                    "best_test_loss": 0.03,
-                    "best_epoch": 2,
-                }
-            )
-    except (ValueError, KeyboardInterrupt):
-        pass
-
-
 def artifact(comparison, name):
     return mlflow.artifacts.load_text(f"runs:/{comparison.run_id}/{name}")
 
 
+def number_of_runs():
+    return len(mlflow.search_runs(search_all_experiments=True))
+
+
 @pytest.fixture
-def published(store):
+def published(log_run):
     for conv_layer, accuracies in PUBLISHED.items():
         for seed, accuracy in enumerate(accuracies):
             log_run(accuracy / 100, conv_layer=conv_layer, seed=seed)
 
 
 @pytest.mark.usefixtures("published")
-def test_the_published_runs_give_the_published_table():
+def test_the_published_runs_give_the_published_table_and_a_verdict():
     done = compare_runs(None)
     lines = done.markdown.splitlines()
-    assert "| layer | run #1 | run #2 | run #3 | run #4 | run #5 | accuracy [%] | F1 [%] |" in lines
+    runs = "| layer | run #1 | run #2 | run #3 | run #4 | run #5 |"
+    assert f"{runs} accuracy [%] | F1 [%] | 95 % CI | best | last epoch [%] |" in lines
     runs = "| 99.02 | 99.05 | 99.08 | 99.02 | 99.09 |"
-    assert f"| conv2d {runs} 99.05 (0.03) | 98.95 (0.03) |" in lines
+    summary = "99.05 (0.03) | 98.95 (0.03) | 99.01 to 99.09 | 99.09 | – |"
+    assert f"| conv2d {runs} {summary}" in lines
     runs = "| 99.18 | 99.02 | 98.97 | 98.99 | 99.13 |"
-    assert f"| coordconv2d {runs} 99.06 (0.09) | 98.96 (0.09) |" in lines
+    summary = "99.06 (0.09) | 98.96 (0.09) | 98.94 to 99.17 | 99.18 | – |"
+    assert f"| coordconv2d {runs} {summary}" in lines
     assert "selected on the test set, so the numbers are optimistic" in done.markdown
+    assert "| difference of means [pp] | +0.01 |" in lines
+    assert "| equivalence within ±0.10 pp (TOST), p | 0.042 |" in lines
+    assert (
+        "**Verdict: conv2d and coordconv2d are equivalent within ±0.10 pp "
+        "(difference +0.01 pp, 90 % CI −0.08 to +0.09).**"
+    ) in lines
+
+
+@pytest.mark.usefixtures("published")
+def test_the_comparison_is_a_run_that_holds_its_files_and_what_was_asked():
+    done = compare_runs(None)
+    stored = mlflow.get_run(done.run_id)
+    assert stored.data.params == {"by": "conv_layer", "margin": "0.1"}
+    assert done.markdown.rstrip() in stored.data.tags["mlflow.note.content"]
     assert artifact(done, "comparison.md") == done.markdown
     rows = list(csv.DictReader(io.StringIO(artifact(done, "comparison.csv"))))
     assert [float(row["accuracy"]) for row in rows[:5]] == pytest.approx(
         [a / 100 for a in PUBLISHED["conv2d"]]
     )
-    data = json.loads(artifact(done, "comparison.json"))
-    assert [r["seed"] for r in data["protocols"][0]["layers"]["conv2d"]] == [0, 1, 2, 3, 4]
-    assert "comparison.png" in {a.path for a in mlflow.MlflowClient().list_artifacts(done.run_id)}
+    (protocol,) = json.loads(artifact(done, "comparison.json"))["protocols"]
+    assert [run["seed"] for run in protocol["groups"][0]["runs"]] == [0, 1, 2, 3, 4]
+    assert protocol["pairs"][0]["pair"]["welch_p"] == pytest.approx(0.896, abs=1e-3)
+    files = {file.path for file in mlflow.MlflowClient().list_artifacts(done.run_id)}
+    assert files == {f"comparison.{ending}" for ending in ("md", "csv", "json", "png", "html")}
 
 
 @pytest.mark.usefixtures("published")
-def test_failed_and_unfinished_runs_are_left_out_and_counted():
-    log_run(0.5, error=ValueError("no"), seed=7)
-    log_run(0.5, error=KeyboardInterrupt(), seed=8)
+def test_a_smaller_margin_changes_the_verdict():
+    markdown = compare_runs(None, margin=0.05).markdown
+    assert "**Verdict: undecided between conv2d and coordconv2d" in markdown
+    assert "equivalence within ±0.05 pp" in markdown
+
+
+@pytest.mark.usefixtures("published")
+def test_failed_and_unfinished_runs_are_left_out_and_counted(log_run):
+    log_run(error=ValueError("no"), seed=7)
+    log_run(error=KeyboardInterrupt(), seed=8)
     mlflow.MlflowClient().create_run(
         mlflow.get_experiment_by_name("stn-mnist").experiment_id, tags={"stn.protocol": "x"}
     )
@@ -103,17 +108,28 @@ def test_a_finished_run_without_results_or_of_another_age_is_left_out_and_counte
 
 
 @pytest.mark.usefixtures("published")
-def test_protocols_are_never_mixed():
+def test_protocols_are_never_mixed(log_run):
     log_run(0.97, epochs=3)
     log_run(0.96, validation_size=10_000)
     markdown = compare_runs(None).markdown
     assert "99.05 (0.03)" in markdown
     assert "**replication epochs=3**" in markdown
     assert "| conv2d | 97.00 | 97.00 (–) | 96.90 (–) |" in markdown
+    assert "there are runs of conv2d only, so there is nothing to compare" in markdown
     assert "selected on 10,000 validation images" in markdown
 
 
-def test_a_seed_spelled_or_run_twice_is_one_sample_and_the_newest_counts(store):
+def test_a_comparison_by_the_size_of_the_validation_mixes_no_selections(log_run):
+    for size in (0, 5_000, 10_000):
+        log_run(0.96, validation_size=size)
+    markdown = compare_runs(None, by="validation_size").markdown
+    assert "selected on the test set" in markdown
+    assert "selected on held-out validation images" in markdown
+    assert "no verdict on validation_size=5000 and validation_size=10000" in markdown
+    assert "and validation_size=0" not in markdown
+
+
+def test_a_seed_spelled_or_run_twice_is_one_sample_and_the_newest_counts(log_run):
     log_run(0.90, seed=1, lr="0.01")
     log_run(0.92, seed=1, lr="1e-2")
     log_run(0.94, seed=2, threads=1)
@@ -122,7 +138,7 @@ def test_a_seed_spelled_or_run_twice_is_one_sample_and_the_newest_counts(store):
     assert "1 repeated with the same seed" in markdown
 
 
-def test_presets_that_changed_under_one_name_are_told_apart(store, tmp_path):
+def test_presets_that_changed_under_one_name_are_told_apart(log_run, tmp_path):
     preset = tmp_path / "mine.yaml"
     for epochs in (3, 4):
         preset.write_text(f"epochs: {epochs}")
@@ -132,11 +148,115 @@ def test_presets_that_changed_under_one_name_are_told_apart(store, tmp_path):
     assert "**mine (epochs=4, " in markdown
 
 
+def test_another_parameter_and_three_groups_are_corrected_by_holm(log_run):
+    for n, padding_mode in enumerate(("border", "zeros", "reflection")):
+        for seed in range(3):
+            log_run(0.98 + 0.002 * n + 0.0001 * seed, padding_mode=padding_mode, seed=seed)
+    log_run(0.97, conv_layer="coordconv2d")
+    markdown = compare_runs(None, by="padding_mode").markdown
+    assert "**replication conv2d**" in markdown
+    assert "**replication coordconv2d**" in markdown
+    assert "| padding_mode=border | 98.00 | 98.01 | 98.02 |" in markdown
+    better = "Verdict: padding_mode=reflection is better than padding_mode=border by 0.40 pp"
+    assert better in markdown
+    assert "Holm's correction for 3 pairs" in markdown
+    welch = next(line for line in markdown.splitlines() if line.startswith("| Welch's t"))
+    assert welch == "| Welch's t test, p | < 0.001 (< 0.001) | < 0.001 (< 0.001) |" + (
+        " < 0.001 (< 0.001) |"
+    )
+
+
+def test_many_groups_of_several_parameters_get_a_row_for_each_pair(log_run):
+    for padding_mode in ("border", "zeros"):
+        for conv_layer in ("conv2d", "coordconv2d"):
+            for seed in range(2):
+                accuracy = 0.99 + 0.0001 * seed
+                log_run(accuracy, padding_mode=padding_mode, conv_layer=conv_layer, seed=seed)
+    markdown = compare_runs(None, by="conv_layer, padding_mode").markdown
+    assert markdown.count("Verdict: ") == 6
+    pair = "conv2d padding_mode=zeros − conv2d padding_mode=border"
+    assert f"\n| {pair} | +0.00 | " in markdown
+
+
+def test_more_runs_than_columns_are_counted(log_run):
+    for seed in range(11):
+        log_run(0.99 + 0.0001 * seed, seed=seed)
+    markdown = compare_runs(None).markdown
+    assert "| layer | runs | accuracy [%] |" in markdown
+    assert "| conv2d | 11 | 99.05 (0.03) |" in markdown
+
+
+def test_curves_matrices_and_predictions_of_the_runs_are_read_where_there_are_any(log_run):
+    labels = np.arange(100) % 10
+    for conv_layer, wrong in (("conv2d", 5), ("coordconv2d", 12)):
+        for seed in range(2):
+            predicted = labels.copy()
+            predicted[seed : wrong + seed] = (predicted[seed : wrong + seed] + 1) % 10
+            lines = [f"{pair[0]},{pair[1]}" for pair in zip(labels, predicted, strict=True)]
+            log_run(
+                1 - wrong / 100 - 0.001 * seed,
+                curves={"test_accuracy": [0.8, 0.9, 0.85], "train_loss": [1.0, 0.5, 0.4]},
+                files={"predictions.csv": "\n".join(["label,predicted", *lines, ""])},
+                conv_layer=conv_layer,
+                seed=seed,
+            )
+    done = compare_runs(None)
+    assert "| 95.00 | 85.00 (0.00) |" in done.markdown  # the best, and the last epoch
+    assert (
+        "The best run of conv2d (seed 0) and that of coordconv2d (seed 0) on the same test "
+        "images: 7 are classified correctly by the former only, 0 by the latter only; "
+        "McNemar's exact p = 0.016." in done.markdown
+    )
+    assert "about these very models and not about their layers" in done.markdown
+    page = artifact(done, "comparison.html")
+    assert "Learning curves" in page
+    assert "Confusion matrices" not in page  # these runs hold none
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"by": "conv_layers"}, "by: unknown parameter 'conv_layers'; did you mean conv_layer?"),
+        ({"by": ""}, "by: unknown parameter ''; allowed: conv_layer, epochs"),
+        ({"by": "seed"}, "differ in their seed only are one group"),
+        ({"margin": 0}, "margin: got 0; allowed: a number > 0"),
+        ({"margin": float("nan")}, "margin: got nan"),
+    ],
+)
+def test_an_impossible_question_is_one_line_and_opens_no_run(log_run, options, words):
+    log_run()
+    with pytest.raises(PipelineError, match=words.replace("?", r"\?")):
+        compare_runs(None, **options)
+    assert number_of_runs() == 1
+
+
+def test_a_study_is_chosen_by_how_its_id_begins(log_run):
+    log_run(0.91)
+    log_run(0.92, study="ab1", seed=1)
+    log_run(0.93, study="ab2", seed=2)
+    log_run(0.94, study="ab", seed=3)
+    log_run(0.95, study="c1", seed=4)
+    assert "| conv2d | 92.00 | 92.00 (–)" in compare_runs(None, study="ab1").markdown
+    assert "| conv2d | 94.00 | 94.00 (–)" in compare_runs(None, study="ab").markdown
+    done = compare_runs(None, study="c")
+    assert "| conv2d | 95.00 | 95.00 (–)" in done.markdown
+    assert mlflow.get_run(done.run_id).data.params["study"] == "c1"
+    with pytest.raises(PipelineError, match=r"study: got 'a': 3 studies.*allowed: ab, ab1, ab2"):
+        compare_runs(None, study="a")
+    with pytest.raises(PipelineError, match="there is no such study; allowed: ab, ab1, ab2, c1"):
+        compare_runs(None, study="x")
+
+
 @pytest.mark.parametrize("experiment", [None, "nowhere"])
-def test_without_runs_one_line_says_so_and_no_run_is_opened(store, experiment):
+def test_without_runs_one_line_says_so_and_no_run_is_opened(log_run, experiment):
     with pytest.raises(PipelineError, match="there is no experiment"):
         compare_runs(experiment)
-    log_run(0.5, error=ValueError("no"))
+    log_run(error=ValueError("no"))
     with pytest.raises(PipelineError, match=r"no finished training run.*\(1 failed\)"):
         compare_runs(None)
-    assert len(mlflow.search_runs(search_all_experiments=True)) == 1
+    assert number_of_runs() == 1
+
+
+def test_the_command_lines_default_margin_is_that_of_the_statistics():
+    defaults = {option.name: option.default for option in cli.compare.params}
+    assert defaults["margin"] == statistics.MARGIN

@@ -1,0 +1,76 @@
+"""The files of a comparison: tables, picture, and one self-contained page to send around."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from pipeline import figures, tables
+from pipeline.report import CURVES, Protocol, Report
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def comparison_files(report: Report) -> dict[str, Any]:
+    """The artifacts `comparison.md`, `.csv`, `.json`, `.png` and `.html`."""
+    return {
+        "comparison.md": tables.as_markdown(report),
+        "comparison.csv": tables.as_csv(report),
+        "comparison.json": tables.as_json(report),
+        "comparison.png": _comparison_figure(report.protocols, report.margin),
+        "comparison.html": as_html(report),
+    }
+
+
+def as_html(report: Report) -> str:
+    """One page without scripts, which loads nothing: the pictures are part of it."""
+    return _TEMPLATES.get_template("comparison.html.j2").render(
+        report=report,
+        tables=tables,
+        sections=[(protocol, _pictures(protocol, report)) for protocol in report.protocols],
+    )
+
+
+def _comparison_figure(protocols: list[Protocol], margin: float) -> Figure:
+    accuracies = {
+        f"{protocol.label}\n{protocol.caption}": {
+            group.name: [run.accuracy for run in group.runs] for group in protocol.groups
+        }
+        for protocol in protocols
+    }
+    return figures.comparison_figure(accuracies, margin)
+
+
+def _pictures(protocol: Protocol, report: Report) -> dict[str, str]:
+    """The pictures of one protocol as data URIs; those whose data is not stored are left out."""
+    drawn = {"comparison": _comparison_figure([protocol], report.margin)}
+    curves = {
+        group.name: [run.curves for run in group.runs if run.curves.keys() == set(CURVES)]
+        for group in protocol.groups
+    }
+    curves = {name: runs for name, runs in curves.items() if runs}
+    if curves:
+        drawn["curves"] = figures.run_curves_figure(curves)
+    confusions = {
+        f"{group.name}, seed {group.champion.seed}: {group.champion.accuracy:.2%}": group.confusion
+        for group in protocol.groups
+        if group.confusion is not None
+    }
+    if confusions:
+        drawn["confusions"] = figures.confusion_matrices_figure(confusions)
+    return {name: _data_uri(figure) for name, figure in drawn.items()}
+
+
+def _data_uri(figure: Figure) -> str:
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()

@@ -1,0 +1,253 @@
+"""A comparison in words and digits: the tables, Markdown, CSV and JSON. Percent has two digits."""
+
+import csv
+import io
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from pipeline.report import Group, Protocol, Report, RunResult
+from pipeline.statistics import Summary, margin_text, signed
+
+RUN_COLUMNS = 10  # more runs of a group than these get no column each
+PAIR_COLUMNS = 3  # of more pairs than these, each gets a row
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column names the row."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+
+def group_table(report: Report, protocol: Protocol) -> Table:
+    """The published shape, a line per group and a column per run, and how sure the mean is."""
+    columns = max(len(group.runs) for group in protocol.groups)
+    if columns <= RUN_COLUMNS:
+        runs = [f"run #{number}" for number in range(1, columns + 1)]
+    else:
+        runs = ["runs"]
+    rows = []
+    for group in protocol.groups:
+        if columns <= RUN_COLUMNS:
+            cells = [_percent(run.accuracy) for run in group.runs]
+            cells += [""] * (columns - len(cells))
+        else:
+            cells = [str(len(group.runs))]
+        rows.append(
+            [
+                group.name,
+                *cells,
+                mean_and_deviation(group.accuracy),
+                mean_and_deviation(group.f1),
+                _interval(group.accuracy.low, group.accuracy.high),
+                f"{group.accuracy.best:.2f}",
+                mean_and_deviation(group.last_accuracy) if group.last_accuracy else "–",
+            ]
+        )
+    summaries = ["accuracy [%]", "F1 [%]", "95 % CI", "best", "last epoch [%]"]
+    return Table([report.noun, *runs, *summaries], rows)
+
+
+def pair_table(report: Report, protocol: Protocol) -> Table:
+    """The statistics of each pair of groups: a column per pair, of many pairs a row per pair."""
+    margin = margin_text(report.margin)
+    header = [
+        "pair",
+        "difference of means [pp]",
+        "95 % CI (Welch)",
+        "Welch's t test, p",
+        "Mann–Whitney test, p",
+        "Hedges' g",
+        "probability of improvement",
+        "95 % CI (bootstrap)",
+        f"equivalence within ±{margin} pp (TOST), p",
+        "90 % CI (TOST)",
+        f"runs of each to detect {margin} pp",
+        "runs of each to show equivalence",
+    ]
+    rows = [
+        [
+            f"{pair.second} − {pair.first}",
+            signed(pair.difference),
+            _signed_interval(pair.low, pair.high),
+            _p_of_many(pair.welch_p, pair.welch_p_holm, pair.pairs),
+            _p(pair.mann_whitney_p),
+            signed(pair.hedges_g),
+            f"{pair.improvement:.2f}",
+            _interval(pair.improvement_low, pair.improvement_high),
+            _p_of_many(pair.equivalence_p, pair.equivalence_p_holm, pair.pairs),
+            _signed_interval(pair.equivalence_low, pair.equivalence_high),
+            _count(pair.runs_needed),
+            _count(pair.runs_needed_equivalence),
+        ]
+        for pair in (result.pair for result in protocol.pairs)
+    ]
+    if len(rows) > PAIR_COLUMNS:
+        return Table(header, rows)
+    header, *rows = (list(cells) for cells in zip(header, *rows, strict=True))
+    return Table(header, rows)
+
+
+def group_note() -> str:
+    """What the columns of the groups' table are."""
+    return (
+        "Accuracy and macro F1 on the test set: mean (sample standard deviation). 95 % CI: "
+        "t interval of the mean accuracy. Best: the run with the highest accuracy. Last epoch: "
+        "test accuracy after the last epoch, which no selection touches."
+    )
+
+
+def pair_note(protocol: Protocol) -> str:
+    """How to read the pairs' table."""
+    note = (
+        "The p of the t test and of the Mann–Whitney test is that of no difference; the p of the "
+        "equivalence test is that of a difference of the margin or more. The probability of "
+        "improvement is the chance that a run of the first-named beats one of the other. The "
+        "numbers of runs are for power 0.8 at 5 % over all pairs."
+    )
+    pairs = max((result.pair.pairs for result in protocol.pairs), default=0)
+    if pairs > 1:
+        note += f" In brackets: p by Holm's correction for {pairs} pairs; the verdict goes by it."
+    return note
+
+
+def verdicts(protocol: Protocol) -> list[str]:
+    """A sentence about each pair, or the one that there is none."""
+    if not protocol.pairs:
+        (group,) = protocol.groups
+        return [f"Verdict: there are runs of {group.name} only, so there is nothing to compare."]
+    return [f"Verdict: {result.verdict}." for result in protocol.pairs]
+
+
+def champion_sentences(report: Report, protocol: Protocol) -> list[str]:
+    """McNemar's test of each pair that has one, and what it is about."""
+    champions = {group.name: group.champion for group in protocol.groups}
+    sentences = []
+    for result in protocol.pairs:
+        first, second, test = result.pair.first, result.pair.second, result.mcnemar
+        if test:
+            sentences.append(
+                f"The best run of {first} (seed {champions[first].seed}) and that of {second} "
+                f"(seed {champions[second].seed}) on the same test images: {test.only_first:,} "
+                f"are classified correctly by the former only, {test.only_second:,} by the latter "
+                f"only; McNemar's exact p {_equals(test.p)}."
+            )
+    if sentences:
+        sentences.append(
+            f"McNemar's test is about these very models and not about their {report.noun}s; and "
+            f"each was picked as the best of its {report.noun} on the same images."
+        )
+    return sentences
+
+
+def shortfalls(report: Report) -> list[str]:
+    """What was left out and what is missing, a sentence each."""
+    counts = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items())
+    left_out = [f"Left out of {report.title}: {counts}."] if counts else []
+    return [*left_out, *(f"Missing: {line}" for line in report.missing)]
+
+
+def as_markdown(report: Report) -> str:
+    """The tables, the statistics and the verdict of each protocol."""
+    blocks = []
+    for protocol in report.protocols:
+        blocks += [f"**{protocol.label}**, {protocol.caption}"]
+        blocks += [_markdown_table(group_table(report, protocol))]
+        if protocol.pairs:
+            blocks += [_markdown_table(pair_table(report, protocol)), pair_note(protocol)]
+        blocks += [f"**{sentence}**" for sentence in verdicts(protocol)]
+        blocks += champion_sentences(report, protocol)
+    blocks += [group_note()]
+    blocks += shortfalls(report)
+    return "\n\n".join(blocks) + "\n"
+
+
+def as_csv(report: Report) -> str:
+    """One line per run; fractions, not percent."""
+    text = io.StringIO()
+    names = [field.name for field in fields(RunResult) if field.name != "curves"]
+    writer = csv.DictWriter(text, ["protocol", "selection", "run", *names], lineterminator="\n")
+    writer.writeheader()
+    for protocol in report.protocols:
+        for group in protocol.groups:
+            for number, run in enumerate(group.runs, start=1):
+                writer.writerow(
+                    {
+                        "protocol": protocol.label,
+                        "selection": protocol.selection,
+                        "run": number,
+                        **{name: getattr(run, name) for name in names},
+                    }
+                )
+    return text.getvalue()
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """All but the learning curves and confusion matrices, which the runs hold themselves.
+
+    A run's numbers are fractions; summaries and pairs are in percent and percentage points.
+    """
+    content = asdict(report)
+    for protocol in content["protocols"]:
+        for group in protocol["groups"]:
+            del group["confusion"]
+            for run in [*group["runs"], group["champion"]]:
+                del run["curves"]
+    return content
+
+
+def mean_and_deviation(summary: Summary) -> str:
+    """`99.05 (0.03)`; one run alone has no deviation, `99.05 (–)`."""
+    spread = "–" if summary.deviation is None else f"{summary.deviation:.2f}"
+    return f"{summary.mean:.2f} ({spread})"
+
+
+def run_rows(group: Group) -> list[tuple[RunResult, list[str]]]:
+    """Each run with its cells under accuracy, F1, best epoch and last epoch."""
+    return [
+        (
+            run,
+            [
+                _percent(run.accuracy),
+                _percent(run.f1),
+                str(run.best_epoch),
+                "–" if run.last_accuracy is None else _percent(run.last_accuracy),
+            ],
+        )
+        for run in group.runs
+    ]
+
+
+def _markdown_table(table: Table) -> str:
+    rows = [table.header, ["---"] * len(table.header), *table.rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+
+
+def _signed_interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{signed(low)} to {signed(high)}"
+
+
+def _p(p: float | None) -> str:
+    """Two significant digits."""
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:#.2g}"
+
+
+def _p_of_many(p: float | None, adjusted: float | None, pairs: int) -> str:
+    return f"{_p(p)} ({_p(adjusted)})" if pairs > 1 and p is not None else _p(p)
+
+
+def _count(runs: int | None) -> str:
+    return "–" if runs is None else f"{runs:,}"
+
+
+def _equals(p: float) -> str:
+    return _p(p) if p < 0.001 else f"= {_p(p)}"
