@@ -8,8 +8,6 @@ from pipeline.page import comparison_files
 from pipeline.report import comparison_of
 from pipeline.tracking import RecordedRun
 
-NOTE_LENGTH = 7500  # characters; MLflow keeps 8000 of a tag
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -52,19 +50,12 @@ def compare_runs(
     with tracking.open_run(
         name="compare",
         description=f"Training runs of *{title}*, {report.noun} against {report.noun}; "
-        f"`comparison.html` is a page to send around.\n\n{_for_note(markdown)}",
+        f"`comparison.html` is a page to send around.\n\n{tables.for_note(markdown)}",
         experiment=experiment,
         params=params,
     ) as run:
         run.log_artifacts(files)
     return Comparison(markdown, run.run_id, run.url)
-
-
-def _for_note(markdown: str) -> str:
-    """What of it fits into the note on top of a run's page, which MLflow would cut anywhere."""
-    if len(markdown) <= NOTE_LENGTH:
-        return markdown
-    return markdown[:NOTE_LENGTH].rsplit("\n\n", 1)[0] + "\n\nThe rest is in `comparison.md`."
 
 
 def _of_study(runs: list[RecordedRun], begin: str) -> tuple[str, list[RecordedRun]]:

@@ -10,6 +10,7 @@ from pipeline.statistics import Summary, margin_text, signed
 
 RUN_COLUMNS = 10  # more runs of a group than these get no column each
 PAIR_COLUMNS = 3  # of more pairs than these, each gets a row
+NOTE_LENGTH = 7000  # characters; MLflow keeps 8000 of a tag, and more than tables stands there
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,13 @@ def as_markdown(report: Report) -> str:
     blocks += [group_note()]
     blocks += shortfalls(report)
     return "\n\n".join(blocks) + "\n"
+
+
+def for_note(markdown: str) -> str:
+    """As much of it as fits into the note on top of a run's page, which MLflow cuts anywhere."""
+    if len(markdown) <= NOTE_LENGTH:
+        return markdown
+    return markdown[:NOTE_LENGTH].rsplit("\n\n", 1)[0] + "\n\nThe rest is in `comparison.md`."
 
 
 def as_csv(report: Report) -> str:
