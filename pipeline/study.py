@@ -20,10 +20,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipeline import tracking
-from pipeline.compare import comparison_files, comparison_of
 from pipeline.data import mnist
 from pipeline.errors import PipelineError
+from pipeline.page import comparison_files
 from pipeline.params import RunParams, Study, protocol_label
+from pipeline.report import comparison_of
+from pipeline.tables import for_note
 from pipeline.tracking import RecordedRun, TrackedRun
 from pipeline.workers import Task, Workers
 
@@ -81,7 +83,7 @@ def run_study(study: Study) -> StudySummary:
         report = comparison_of(
             runs,
             title=f"Study {study.label}",
-            by="conv_layer" if "conv_layer" in study.varied else ",".join(study.varied),
+            by=_compared_by(study),
             margin=study.params.margin,
             missing=failed,
         )
@@ -94,6 +96,13 @@ def run_study(study: Study) -> StudySummary:
                 f"at {parent.url}; the same command repeats them: {'; '.join(failed)}"
             )
     return StudySummary(parent.run_id, parent.url, str(files["comparison.md"]), news)
+
+
+def _compared_by(study: Study) -> str:
+    """The layer wherever it varies, else what does; runs of one kind are all of one layer."""
+    if "conv_layer" in study.varied or not study.varied:
+        return "conv_layer"
+    return ",".join(study.varied)
 
 
 @contextmanager
@@ -217,7 +226,7 @@ def _description(study: Study, news: list[str] | None = None, comparison: str = 
     if news:
         model = f"[{tracking.REGISTERED_MODEL}](/#/models/{tracking.REGISTERED_MODEL})"
         lines.append(f"The best models, of {model}: " + "; ".join(news) + ".")
-    return "\n\n".join([*lines, comparison])
+    return "\n\n".join([*lines, for_note(comparison)])
 
 
 class _Progress:

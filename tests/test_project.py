@@ -45,7 +45,17 @@ MAY_KNOW = {
     "page": {"figures", "report", "tables"},
     "compare": {"errors", "page", "report", "statistics", "tables", "tracking"},
     "workers": {"errors", "params", "tracking", "run"},
-    "study": {"compare", "data", "data.mnist", "errors", "params", "tracking", "workers"},
+    "study": {
+        "data",
+        "data.mnist",
+        "errors",
+        "page",
+        "params",
+        "report",
+        "tables",
+        "tracking",
+        "workers",
+    },
     "predict": {"errors", "figures", "tracking"},
     "cli": {"errors", "params", "tracking", "run", "study", "evaluate", "compare", "predict"},
 }
