@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from pipeline.data.mnist import Digits, load_mnist, normalize
+from pipeline.data.mnist import Digits, load_mnist
 from pipeline.models.stn import build_model
 from pipeline.params import RunParams
 from pipeline.train import train_epoch
@@ -69,8 +69,7 @@ def main() -> None:
     """Measure, draw, and write the results."""
     torch.set_num_threads(1)
     train_set, _ = load_mnist("data")
-    digits = Digits(normalize(train_set.images), train_set.labels)
-    some = part(digits, 6_000)
+    some = part(train_set, 6_000)
     larger = {
         size: Digits(F.interpolate(some.images[:1000], size=(size, size)), some.labels[:1000])
         for size in IMAGE_SIZES
@@ -82,7 +81,7 @@ def main() -> None:
     report = {
         "batch_size": {b: median(some, b) * WHOLE / 6_000 for b in BATCH_SIZES},
         "image_size": {s: median(images) * WHOLE / 1_000 for s, images in larger.items()},
-        "images": {c: median(part(digits, c), repetitions=1 + 2 * (c < WHOLE)) for c in COUNTS},
+        "images": {c: median(part(train_set, c), repetitions=1 + 2 * (c < WHOLE)) for c in COUNTS},
     }
     Path("results/growth.json").write_text(json.dumps(report, indent=2) + "\n")
 

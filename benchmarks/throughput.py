@@ -48,7 +48,7 @@ def of_reference(conv_layer: str, augmented: bool, share: float) -> tuple[float,
 
 def of_ours(conv_layer: str, augmented: bool, share: float, threads: int) -> tuple[float, float]:
     """The same of one run of ours."""
-    from pipeline.data.mnist import Digits, load_mnist, normalize
+    from pipeline.data.mnist import Digits, load_mnist
     from pipeline.models.stn import build_model
     from pipeline.params import RunParams
     from pipeline.train import train
@@ -57,7 +57,7 @@ def of_ours(conv_layer: str, augmented: bool, share: float, threads: int) -> tup
     parts = []
     for images, labels in load_mnist("data"):
         count = round(share * len(labels))
-        parts.append(Digits(normalize(images[:count]), labels[:count]))
+        parts.append(Digits(images[:count], labels[:count]))
     augmentation = "affine" if augmented else "none"
     params = RunParams(epochs=1, conv_layer=conv_layer, augmentation=augmentation)
     torch.manual_seed(0)
@@ -66,6 +66,30 @@ def of_ours(conv_layer: str, augmented: bool, share: float, threads: int) -> tup
     seconds: list[float] = []
     train(model, *parts, params, on_epoch_end=lambda _, m: seconds.append(m["epoch_seconds"]))
     return len(parts[0].labels) / seconds[0], _peak_mib()
+
+
+def of_a_step(conv_layer: str, images: int) -> float:
+    """Milliseconds of a training step of ours with so many images, on one thread."""
+    from pipeline.data.mnist import Digits, load_mnist
+    from pipeline.models.stn import build_model
+    from pipeline.params import RunParams
+    from pipeline.train import train_epoch
+
+    torch.set_num_threads(1)
+    steps = 200
+    train_set, _ = load_mnist("data")
+    count = steps * images
+    digits = Digits(train_set.images[:count], train_set.labels[:count])
+    params = RunParams(conv_layer=conv_layer, batch_size=images)
+    model = build_model(conv_layer, params.padding_mode, params.radius_center)
+    model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=params.lr, fused=True)
+    seconds = []
+    for _ in range(4):  # the first one warms up
+        start = time.perf_counter()
+        train_epoch(model, digits, optimizer, params)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * statistics.median(seconds[1:]) / steps
 
 
 def _peak_mib() -> float:
@@ -194,6 +218,10 @@ def main(quick: bool, repetitions: int) -> None:
     fixed = in_fresh_processes(1, costs_of_a_run)[0]  # its own children only count for the peak
     report["peak_mib"]["run"] = fixed.pop("peak_mib")
     report["fixed_costs_seconds"] = fixed
+    report["step_milliseconds"] = {
+        layer: {n: in_fresh_processes(1, of_a_step, layer, n)[0] for n in (1, 64)}
+        for layer in LAYERS
+    }
     for layer, augmented in variants:
         a, b, c = (statistics.median(rates[layer, augmented][name]) for name in "abc")
         report.setdefault(layer, {})["augmented" if augmented else "plain"] = {
@@ -253,6 +281,11 @@ def as_markdown(report: dict, quick: bool) -> str:
     fixed = report["fixed_costs_seconds"]
     lines += [
         "",
+        *(
+            f"- A training step of {layer} on one thread: {step[64]:.1f} ms with 64 images, "
+            f"{step[1]:.1f} ms with a single one."
+            for layer, step in report["step_milliseconds"].items()
+        ),
         f"- CoordConv over Conv, time of an epoch: {report['coordconv_over_conv']:.2f}.",
         f"- Augmented over plain, time of an epoch: {augmented}.",
         f"- Peak resident memory of a process: (a) {memory['a']}, without its workers; "

@@ -120,10 +120,10 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
 
             best = train(
                 model,
-                _prepared(device, train_digits),
-                _prepared(device, test_digits),
+                train_digits.to(device),
+                test_digits.to(device),
                 params,
-                _prepared(device, validation_digits) if validation_digits else None,
+                validation_digits and validation_digits.to(device),
                 on_epoch_end,
                 partial(_save, study_run.checkpoint) if study_run else None,
                 checkpoint,
@@ -173,10 +173,6 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def _prepared(device: torch.device, digits: Digits) -> Digits:
-    return Digits(mnist.normalize(digits.images).to(device), digits.labels.to(device))
 
 
 @torch.inference_mode()

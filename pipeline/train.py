@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.data.batches import shuffled_batches
-from pipeline.data.mnist import Digits
+from pipeline.data.mnist import Digits, normalize
 from pipeline.data.warps import augment
 from pipeline.errors import PipelineError
 from pipeline.params import RunParams
@@ -57,7 +57,8 @@ def train(
 
     Args:
         model: images `(N, 1, 28, 28)` to logits `(N, 10)`, on the device of the images.
-        train_set, test_set, validation_set: normalized float32 images and their labels.
+        train_set, test_set, validation_set: images as stored, uint8; a batch is normalized when it
+            is used, which costs next to nothing and a fifth of the memory.
         params: epochs, batch_size, augmentation, lr, momentum, lr_step and lr_gamma are read.
         on_epoch_end: called after each epoch with its number and metrics: `train_loss` and
             `train_accuracy` (means over the epoch's steps, with dropout), `test_loss` and
@@ -133,7 +134,8 @@ def train_epoch(
     model.train()
     loss_sum = torch.zeros((), device=train_set.labels.device)
     correct = torch.zeros((), device=train_set.labels.device, dtype=torch.long)
-    for images, labels in shuffled_batches(*train_set, params.batch_size):
+    for pixels, labels in shuffled_batches(*train_set, params.batch_size):
+        images = normalize(pixels)
         if params.augmentation == "affine":
             images = augment(images)
         logits = model(images)
@@ -152,7 +154,7 @@ def train_epoch(
 def evaluate(model: nn.Module, data: Digits) -> tuple[float, float]:
     """Mean cross-entropy and accuracy (a fraction) of `model` in evaluation mode."""
     model.eval()
-    logits = torch.cat([model(images) for images in data.images.split(EVALUATION_BATCH)])
+    logits = torch.cat([model(normalize(pixels)) for pixels in data.images.split(EVALUATION_BATCH)])
     loss = F.cross_entropy(logits, data.labels).item()
     return loss, (logits.argmax(dim=1) == data.labels).sum().item() / len(data.labels)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.data.mnist import Digits, load_mnist, normalize
+from pipeline.data.mnist import Digits, load_mnist
 from pipeline.params import protocol_label, resolve
 
 PROJECT = Path(__file__).parent.parent
@@ -23,11 +23,11 @@ def mnist() -> tuple[Digits, Digits]:
 
 @pytest.fixture(scope="session")
 def some_digits(mnist) -> tuple[Digits, Digits]:
-    """The first 2,000 training and 1,000 test images, normalized."""
+    """The first 2,000 training and 1,000 test images, as stored."""
     train, test = mnist
     return (
-        Digits(normalize(train.images[:2000]), train.labels[:2000]),
-        Digits(normalize(test.images[:1000]), test.labels[:1000]),
+        Digits(train.images[:2000], train.labels[:2000]),
+        Digits(test.images[:1000], test.labels[:1000]),
     )
 
 
