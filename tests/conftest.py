@@ -31,9 +31,22 @@ def some_digits(mnist) -> tuple[Digits, Digits]:
     )
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """An SQLite store with MLflow's tables and nothing in them; to create them takes seconds."""
+    import mlflow  # slow to import, and few tests need it
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}")
+    client.search_experiments()
+    client.search_registered_models()
+    return path
+
+
 @pytest.fixture
-def store(tmp_path, monkeypatch) -> Path:
-    """An empty folder with a fresh SQLite tracking store in it, as working directory."""
+def store(tmp_path, monkeypatch, empty_store) -> Path:
+    """A folder with an empty SQLite tracking store in it, as working directory."""
+    shutil.copy(empty_store, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
@@ -48,7 +61,7 @@ def log_run(store) -> Callable[..., str]:
     It takes the accuracy as a fraction, or an error to end with, and parameters; `curves`, each
     metric's values over the epochs; `files`, the artifacts; and `study`.
     """
-    from pipeline import tracking  # slow to import, and few tests need it
+    from pipeline import tracking  # slow to import, too
 
     def log(accuracy=0.9, error=None, curves=None, files=None, study=None, **given) -> str:
         params = resolve({key: str(value) for key, value in given.items()})
