@@ -13,9 +13,9 @@ RUN := $(BIN)/mlflow run . --env-manager local --experiment-name $(EXPERIMENT)
 
 help:
 	@echo "make train [CONV_LAYER=coordconv2d] [EPOCHS=30]         train one network, tracked by MLflow"
-	@echo "make study [RUNS=5] [EPOCHS=30] [PRESET=…] [WORKERS=2]   train and compare runs of each layer"
+	@echo "make study [RUNS=5] [EPOCHS=30] [PRESET=…] [WORKERS=2]   train runs of each layer, and compare them"
 	@echo "make evaluate [MODEL_URI=models:/stn-mnist@champion]     score a registered model again"
-	@echo "make compare                                             the table of layers"
+	@echo "make compare [BY=conv_layer] [MARGIN=0.1]                compare the runs there are"
 	@echo "make ui                                                  the MLflow UI, on loopback"
 	@echo "make bench [QUICK=1]                                     speed, beside the usual loop"
 	@echo "make test                                                lint and tests"
@@ -43,7 +43,7 @@ evaluate: setup
 	$(RUN) -e evaluate $(if $(MODEL_URI),-P model_uri=$(MODEL_URI))
 
 compare: setup
-	$(RUN) -e compare
+	$(RUN) -e compare $(if $(BY),-P by=$(BY)) $(if $(MARGIN),-P margin=$(MARGIN))
 
 ui: setup
 	$(BIN)/python -m pipeline ui --experiment $(EXPERIMENT)

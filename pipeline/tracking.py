@@ -49,8 +49,9 @@ TRAINING_VIEW = "?workflowType=machine_learning"  # else the UI opens its view o
 _EXPERIMENT_NOTE = """\
 Spatial transformer networks on MNIST: does CoordConv inside the localization network help?
 
-Training runs carry the tag `stn.protocol`; *evaluate* runs score a registered model again;
-*compare* runs hold the table, `comparison.md`. `stn.selection` tells what the best epoch was
+Training runs carry the tag `stn.protocol`; *study* runs hold training runs below them, and their
+comparison; *evaluate* runs score a registered model again; *compare* runs hold a comparison:
+`comparison.html` is its page. `stn.selection` tells what the best epoch was
 selected on; numbers selected on the test set are optimistic."""
 _MODEL_NOTE = """\
 Digit classifiers with a spatial transformer. Input: raw uint8 images `(N, 1, 28, 28)`, white ink
