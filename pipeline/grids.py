@@ -3,20 +3,51 @@
 Coordinates are normalized to [-1, 1], x first, with `align_corners=False`: -1 and 1 are the outer
 edges of the border pixels, as in `torch.nn.functional.affine_grid`. A grid tells for each output
 (target) pixel which input (source) point it shows, so theta is the inverse of the motion that a
-viewer sees.
+viewer sees. Output and input may differ in size: the grid has the output's, the coordinates have
+none.
+
+A new transformation is a function from theta to a grid, or, if it is affine, to its matrix, and its
+line in `TRANSFORMS`.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 AFFINE_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+HORIZON = 1e-3  # smallest denominator of a projective map; that of the image's centre is 1
+
+
+def sampling_grid(transform: str, theta: Tensor, height: int, width: int) -> Tensor:
+    """The grid of any of `TRANSFORMS`.
+
+    Args:
+        transform: its name.
+        theta: `(N, P)`, finite, with the transformation's number of parameters P.
+        height, width: of the output, in pixels.
+
+    Returns:
+        `(N, height, width, 2)`, the input coordinates (x, y) that each output pixel shows.
+
+    Raises:
+        KeyError: for a name that is not in `TRANSFORMS`.
+
+    Example:
+        >>> import torch
+        >>> sampling_grid("translation", torch.tensor([[0.25, 0.0]]), 1, 2)
+        tensor([[[[-0.2500,  0.0000],
+                  [ 0.7500,  0.0000]]]])
+    """
+    return TRANSFORMS[transform].grid(theta, height, width)
 
 
 def affine_grid(theta: Tensor, height: int, width: int) -> Tensor:
     """The grid of an affine transformation (arXiv:1506.02025, equation 1).
 
     Args:
-        theta: `(N, 6)`, the rows of the 2×3 matrix that maps output to input coordinates.
+        theta: `(N, 6)` or `(N, 2, 3)`, the matrix that maps output to input coordinates.
         height, width: of the output, in pixels.
 
     Returns:
@@ -30,8 +61,153 @@ def affine_grid(theta: Tensor, height: int, width: int) -> Tensor:
     """
     # One product with all pixel centres, where torch's affine_grid multiplies small matrices
     # image by image.
-    x = torch.arange(1 - width, width, 2, device=theta.device, dtype=theta.dtype) / width
-    y = torch.arange(1 - height, height, 2, device=theta.device, dtype=theta.dtype) / height
+    points = theta.reshape(-1, 3) @ _pixel_centers(theta, height, width)
+    return points.view(-1, 2, height, width).permute(0, 2, 3, 1)
+
+
+def projective_grid(theta: Tensor, height: int, width: int) -> Tensor:
+    """The grid of a projective transformation, the 3×3 matrix of homogeneous coordinates.
+
+    Args:
+        theta: `(N, 8)`, the rows of the matrix that maps output to input coordinates, without the
+            last entry, which is 1.
+        height, width: of the output, in pixels.
+
+    Returns:
+        `(N, height, width, 2)`. Beyond the horizon, where the denominator is 0 or less, there is
+        nothing to see: it counts as `HORIZON` there, which puts those pixels far outside the image
+        and keeps grid and gradient finite.
+    """
+    matrix = torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1).view(-1, 3)
+    points = matrix @ _pixel_centers(theta, height, width)
+    x_and_y, denominator = points.view(-1, 3, height, width).split([2, 1], dim=1)
+    return (x_and_y / denominator.clamp(min=HORIZON)).permute(0, 2, 3, 1)
+
+
+def tps_grid(theta: Tensor, height: int, width: int) -> Tensor:
+    """The grid of a thin plate spline (Bookstein 1989, doi:10.1109/34.24792; arXiv:1506.02025).
+
+    Args:
+        theta: `(N, 32)`, how far from itself each of the 4×4 `CONTROL_POINTS` of the output looks
+            into the input: the displacements along x of all of them, then those along y.
+        height, width: of the output, in pixels.
+
+    Returns:
+        `(N, height, width, 2)`. In between, the displacement is the surface through those of the
+        control points that bends least.
+    """
+    centers = _pixel_centers(theta, height, width)
+    # The surface is linear in the displacements, and in float64 the logarithms cost no precision.
+    shares = _TPS_SOLUTION.to(theta.device) @ _tps_terms(centers[:2].t().double())
+    moves = theta.reshape(-1, len(CONTROL_POINTS)) @ shares.to(theta.dtype)
+    points = centers[:2] + moves.view(-1, 2, height * width)
+    return points.view(-1, 2, height, width).permute(0, 2, 3, 1)
+
+
+def affine_matrix(theta: Tensor) -> Tensor:
+    """theta `(N, 6)`, the rows, to matrices `(N, 2, 3)`."""
+    return theta.reshape(-1, 2, 3)
+
+
+def translation_matrix(theta: Tensor) -> Tensor:
+    """theta `(N, 2)`, the shift along x and y, to matrices `(N, 2, 3)`."""
+    x, y = theta.split(1, dim=1)
+    one, zero = torch.ones_like(x), torch.zeros_like(x)
+    return torch.cat([one, zero, x, zero, one, y], dim=1).view(-1, 2, 3)
+
+
+def rotation_matrix(theta: Tensor) -> Tensor:
+    """theta `(N, 1)` to matrices `(N, 2, 3)`.
+
+    Its unit is the radian. A positive angle turns the sampled points clockwise as one sees them,
+    so the picture turns counterclockwise. On images that are not square, it also shears.
+    """
+    cos, sin, zero = theta.cos(), theta.sin(), torch.zeros_like(theta)
+    return torch.cat([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
+
+
+def similarity_matrix(theta: Tensor) -> Tensor:
+    """theta `(N, 4)`, scale · cos(angle), scale · sin(angle), and the shift, to `(N, 2, 3)`.
+
+    It is linear in theta, as the affine one is, and has no angle that could run away; otherwise as
+    `rotation_matrix`.
+    """
+    cos, sin, x, y = theta.split(1, dim=1)
+    return torch.cat([cos, -sin, x, sin, cos, y], dim=1).view(-1, 2, 3)
+
+
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """The affine map that applies `inner` to a point and then `outer`; all `(N, 2, 3)`.
+
+    An image sampled by the grid of `outer`, and the result by that of `inner`, is the image sampled
+    once by the grid of `compose(outer, inner)`.
+    """
+    linear, shift = outer.split([2, 1], dim=2)
+    product = linear @ inner
+    return torch.cat([product[..., :2], product[..., 2:] + shift], dim=2)
+
+
+def _pixel_centers(like: Tensor, height: int, width: int) -> Tensor:
+    """`(3, height · width)`: rows x, y and 1, on the device and in the dtype of `like`."""
+    x = torch.arange(1 - width, width, 2, device=like.device, dtype=like.dtype) / width
+    y = torch.arange(1 - height, height, 2, device=like.device, dtype=like.dtype) / height
     rows, columns = torch.meshgrid(y, x, indexing="ij")
-    centers = torch.stack([columns, rows, torch.ones_like(rows)]).flatten(1)
-    return (theta.reshape(-1, 3) @ centers).view(-1, 2, height, width).permute(0, 2, 3, 1)
+    return torch.stack([columns, rows, torch.ones_like(rows)]).flatten(1)
+
+
+def _tps_terms(points: Tensor) -> Tensor:
+    """What a spline is a sum of, at points `(M, 2)` in float64: `(19, M)`.
+
+    r² log r² of the distance to each control point, 1, x and y.
+    """
+    offsets = points - CONTROL_POINTS.to(points.device).unsqueeze(1)
+    squares = offsets.square().sum(dim=2)
+    return torch.cat([torch.xlogy(squares, squares), torch.ones_like(squares[:1]), points.t()])
+
+
+def _tps_solution() -> Tensor:
+    """`(16, 19)`: the weights of the terms in the spline that is 1 at one control point, 0 else.
+
+    Bookstein's system of equations, solved once: the spline takes the values given at the control
+    points, and its bending part is orthogonal to the affine functions.
+    """
+    terms = _tps_terms(CONTROL_POINTS)
+    system = torch.zeros(19, 19, dtype=torch.float64)
+    system[:16] = terms.t()
+    system[16:, :16] = terms[16:]
+    return torch.linalg.inv(system)[:, :16].t().clone()
+
+
+_SIDE = torch.linspace(-1, 1, 4, dtype=torch.float64)
+CONTROL_POINTS = torch.cartesian_prod(_SIDE, _SIDE).flip(1)  # (16, 2): x and y, row by row
+_TPS_SOLUTION = _tps_solution()
+
+
+class Transform(NamedTuple):
+    """A kind of transformation.
+
+    identity: the theta that leaves every point where it is; its length is the number of parameters.
+    grid: theta `(N, P)`, height and width to a grid `(N, height, width, 2)`.
+    matrix: for members of the affine family, theta `(N, P)` to matrices `(N, 2, 3)`.
+    """
+
+    identity: tuple[float, ...]
+    grid: Callable[[Tensor, int, int], Tensor]
+    matrix: Callable[[Tensor], Tensor] | None = None
+
+
+def _affine_member(identity: tuple[float, ...], matrix: Callable[[Tensor], Tensor]) -> Transform:
+    def grid(theta: Tensor, height: int, width: int) -> Tensor:
+        return affine_grid(matrix(theta), height, width)
+
+    return Transform(identity, grid, matrix)
+
+
+TRANSFORMS = {
+    "affine": _affine_member(AFFINE_IDENTITY, affine_matrix),
+    "translation": _affine_member((0.0, 0.0), translation_matrix),
+    "rotation": _affine_member((0.0,), rotation_matrix),
+    "similarity": _affine_member((1.0, 0.0, 0.0, 0.0), similarity_matrix),
+    "projective": Transform((*AFFINE_IDENTITY, 0.0, 0.0), projective_grid),
+    "tps": Transform((0.0,) * 32, tps_grid),
+}

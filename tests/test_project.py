@@ -20,7 +20,7 @@ MAY_KNOW = {
     "models.coordconv": set(),
     "models.pooled": set(),
     "models.layers": {"models.coordconv", "models.pooled"},
-    "models.stn": {"grids", "models.layers"},
+    "models.stn": {"errors", "grids", "models.layers"},
     "models.portable": set(),
     "metrics": set(),
     "statistics": set(),

@@ -72,17 +72,22 @@ class CoordConv2d(nn.Module):
 
     Args:
         in_channels: of the image, without the coordinates.
-        out_channels, kernel_size: as for `nn.Conv2d`.
+        out_channels, kernel_size, bias: as for `nn.Conv2d`.
         radius_center: see `coordinate_channels`.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, radius_center: float = 0.0
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        radius_center: float = 0.0,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.add_coords = AddCoords(radius_center)
-        self.conv = nn.Conv2d(in_channels + 3, out_channels, kernel_size)
+        self.conv = nn.Conv2d(in_channels + 3, out_channels, kernel_size, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:
         of_images, of_coordinates = self.conv.weight.split([self.in_channels, 3], dim=1)

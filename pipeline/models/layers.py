@@ -17,17 +17,18 @@ def convolution(
     kernel_size: int,
     conv_layer: str = "conv2d",
     radius_center: float = 0.0,
+    bias: bool = True,
 ) -> nn.Module:
     """A convolution without padding, `(N, in, H, W)` to `(N, out, H - k + 1, W - k + 1)`.
 
     Args:
-        in_channels, out_channels, kernel_size: as for `nn.Conv2d`.
+        in_channels, out_channels, kernel_size, bias: as for `nn.Conv2d`.
         conv_layer: `conv2d` or `coordconv2d`.
         radius_center: of CoordConv; see `coordconv.coordinate_channels`.
     """
     if conv_layer == "coordconv2d":
-        return CoordConv2d(in_channels, out_channels, kernel_size, radius_center)
-    return nn.Conv2d(in_channels, out_channels, kernel_size)
+        return CoordConv2d(in_channels, out_channels, kernel_size, radius_center, bias)
+    return nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
 
 
 def pooled_convolution(out_channels: int, kernel_size: int) -> nn.Module:
@@ -39,6 +40,11 @@ def pooled_convolution(out_channels: int, kernel_size: int) -> nn.Module:
 def max_pool() -> nn.Module:
     """The maximum of each 2×2 block: halves height and width, rounded down."""
     return nn.MaxPool2d(2)
+
+
+def halve() -> nn.Module:
+    """The mean of each 2×2 block, which is bilinear downsampling by 2."""
+    return nn.AvgPool2d(2)
 
 
 def identity_linear(in_features: int, identity: tuple[float, ...]) -> nn.Linear:

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from pipeline.data.mnist import MEAN, STD, normalize
+from pipeline.grids import TRANSFORMS
 from pipeline.models.portable import PortableModel
-from pipeline.models.stn import build_model
+from pipeline.models.stn import ARCHITECTURES, build_model
 
 
 @pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
@@ -21,3 +22,32 @@ def test_raw_pixels_to_probabilities_in_any_batch_size_after_export(mnist, conv_
         for count in (1, 4, 20):
             torch.testing.assert_close(exported(images[:count]), expected[:count])
     torch.testing.assert_close(expected.sum(dim=1), torch.ones(20))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "transform"),
+    [("cnn", "affine")]
+    + [(name, kind) for name in ARCHITECTURES if name != "cnn" for kind in TRANSFORMS],
+)
+def test_every_network_is_the_same_after_export_and_reload(
+    mnist, tmp_path, architecture, transform
+):
+    images = mnist[1].images[:6]
+    torch.manual_seed(0)
+    network = build_model(
+        "conv2d",
+        "border",
+        0.5,
+        architecture=architecture,
+        transform=transform,
+        transformer_iterations=2 if transform == "affine" else 1,
+    )
+    if network.transformer is not None:
+        torch.nn.init.normal_(network.transformer.localization[-1].weight, std=0.1)
+    portable = PortableModel(network, MEAN, STD).eval().requires_grad_(False)
+    dynamic = ({0: torch.export.Dim.AUTO},)
+    exported = torch.export.export(portable, (images[:4],), dynamic_shapes=dynamic)
+    torch.export.save(exported, tmp_path / "model.pt2")
+    reloaded = torch.export.load(tmp_path / "model.pt2").module()
+    for count in (1, 6):
+        torch.testing.assert_close(reloaded(images[:count]), portable(images[:count]))
