@@ -17,6 +17,7 @@ MAY_KNOW = {
     "data.mnist": {"errors"},
     "data.batches": set(),
     "data.warps": {"grids"},
+    "data.distorted": {"data.mnist", "data.warps"},
     "models.coordconv": set(),
     "models.pooled": set(),
     "models.layers": {"models.coordconv", "models.pooled"},
