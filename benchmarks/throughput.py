@@ -299,6 +299,19 @@ def as_markdown(report: dict, quick: bool) -> str:
         f"- `python -m pipeline --help` takes {report['help_over_click_seconds']:.2f} s more than "
         "importing click.",
     ]
+    step = report["step_milliseconds"]["conv2d"]
+    at_floor = 64 * GFLOP_PER_EPOCH / 60_000 / report["gflops_per_core"] * 1000
+    lines += [
+        "",
+        "What limits (c): the operators are small. At the rate of large matrix products, a step of "
+        f"64 images would take {at_floor:.1f} ms instead of {step[64]:.1f}. A step with a single "
+        f"image takes {step[1]:.1f} ms: that much is Python, dispatch and the start of some fifty "
+        "operators, forward and back. Most of the rest are oneDNN's convolutions, whose 8, 10 and "
+        "20 channels do not fill its vectors of 16, and passes over intermediate results. "
+        "Tried without gain: the localization network's first layer as matrix products, too; "
+        "torch's own convolutions, and other memory layouts, in place of oneDNN's; batches cut "
+        "into parts that fit the cache; flushing denormal numbers.",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -220,8 +220,10 @@ def resolve_study(given: dict[str, Any]) -> Study:
     for name, values in {**lists, "seed": seeds}.items():
         if len({getattr(run, name) for run in runs}) < len(values):
             raise PipelineError(f"{name}: got {','.join(map(str, values))!r}: a value is repeated")
-    kinds = [{**run.protocol, "conv_layer": run.conv_layer} for run in runs]
-    distinct = sorted({json.dumps(kind, sort_keys=True) for kind in kinds})
+    kinds = [{"conv_layer": run.conv_layer, **run.protocol} for run in runs]
+    # without defaults, so that a parameter that is added later does not make it another study
+    known_by = [{name: v for name, v in kind.items() if v != _default(name)} for kind in kinds]
+    distinct = sorted({json.dumps(kind, sort_keys=True) for kind in known_by})
     varied = {
         name: list(dict.fromkeys(kind[name] for kind in kinds))
         for name in lists
@@ -231,6 +233,10 @@ def resolve_study(given: dict[str, Any]) -> Study:
     return Study(
         hashlib.sha256("".join(distinct).encode()).hexdigest()[:12], label, varied, runs, study
     )
+
+
+def _default(name: str) -> Any:
+    return RunParams.model_fields[name].default
 
 
 def _values(name: str, value: Any) -> list[Any]:
