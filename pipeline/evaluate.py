@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline import figures, tracking
 from pipeline.data import mnist
+from pipeline.data.distorted import TEST_COPIES, fixed_set
 from pipeline.metrics import Scores, score
 
 BATCH = 1000  # images per call of the model, to bound the memory
@@ -25,7 +26,7 @@ class Evaluation:
 
 
 def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Evaluation:
-    """Load a model as its users do, and score its predictions on the 10,000 test images.
+    """Load a model as its users do, and score it on the test set of what it was trained on.
 
     Args:
         model_uri: `models:/stn-mnist@champion`, `models:/stn-mnist/3`, `models:/m-…`, or
@@ -38,7 +39,9 @@ def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Eva
     """
     tracking.check_store()
     model = tracking.load_model(model_uri)
-    _, test = mnist.load_mnist(data_dir)
+    train, test = mnist.load_mnist(data_dir)
+    copies = TEST_COPIES.get(model.dataset, 1)
+    test = fixed_set(model.dataset, test, train.images, copies).digits
     images, labels = test.images.numpy(), test.labels.numpy()
     tags = {"stn.data_digest": mnist.DIGEST}
     caution = ""
@@ -49,13 +52,14 @@ def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Eva
     with tracking.open_run(
         name=f"evaluate {model_uri}",
         description=f"Scores of `{model_uri}` (logged model {model.model_id}, of run "
-        f"{model.source_run_id}) on the MNIST test set, computed again.{caution}",
+        f"{model.source_run_id}) on the test set of *{model.dataset}* digits, computed "
+        f"again.{caution}",
         experiment=experiment,
         params={"model_uri": model_uri, "data_dir": data_dir},
         tags=tags,
     ) as run:
         run.log_model_input(model.model_id)
-        run.log_dataset("mnist-testing", "testing", images, labels)
+        run.log_dataset(f"{model.dataset}-testing", "testing", images, labels)
         batches = range(0, len(labels), BATCH)
         probabilities = [model.predict(images[start : start + BATCH]) for start in batches]
         scores = score(labels, np.concatenate(probabilities))

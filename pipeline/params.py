@@ -62,7 +62,30 @@ class RunParams(BaseModel):
     batch_norm: Literal["none", "classifier"] = Field(
         "none", description="batch normalization after each ReLU of the classifier"
     )
-    dataset: Literal["mnist"] = Field("mnist", description="what to classify")
+    dataset: Literal["mnist", "rotated", "translated", "scaled", "rts", "projective", "elastic"] = (
+        Field("mnist", description="what to classify: digits as they are, or in random poses")
+    )
+    architecture: Literal[
+        "cnn", "stn-c0", "stn-c1", "stn-c2", "stn-dl1", "stn-dl2", "stn-sl1", "stn-sl2"
+    ] = Field("stn-c0", description="where the transformer sits; cnn has none")
+    transform: Literal["affine", "projective", "tps", "translation", "rotation", "similarity"] = (
+        Field("affine", description="what the transformer may do to an image")
+    )
+    transformer_iterations: int = Field(
+        1, ge=1, le=10, description="times the transformer is applied; affine kinds only"
+    )
+    sampler_size: int = Field(
+        0,
+        ge=0,
+        le=112,
+        description="side of the transformer's output, in pixels of the image; 0 is its input's",
+    )
+    network: Literal["tutorial", "paper"] = Field(
+        "tutorial", description="layer sizes: the PyTorch tutorial's, or those of arXiv:2004.11678"
+    )
+    localization_lr_scale: float = Field(
+        1.0, gt=0, description="factor of the localization network's learning rate"
+    )
     data_dir: str = Field("data", min_length=1, description="folder that holds MNIST/raw/")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto takes a GPU where there is one"
@@ -98,8 +121,9 @@ class RunParams(BaseModel):
 
     @property
     def selection_set(self) -> str:
-        """The same with the number of images, where it is a parameter: `validation 10000`."""
-        return f"validation {self.validation_size}" if self.validation_size else "test"
+        """The set itself, by name: `validation 10000`, `test`, `rotated test`."""
+        chosen = f"validation {self.validation_size}" if self.validation_size else "test"
+        return chosen if self.dataset == "mnist" else f"{self.dataset} {chosen}"
 
     @property
     def protocol(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from pipeline import figures, tracking
+from pipeline.data.warps import DIGIT, IMAGE_SIZES
 from pipeline.errors import PipelineError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow's EPS, for one, would start Ghostscript
@@ -62,7 +63,13 @@ def predict_files(
         if show:
             images.append(image)
     inputs = np.stack(digits)
-    probabilities = tracking.load_model(model_uri).predict(inputs[:, np.newaxis])
+    model = tracking.load_model(model_uri)
+    if IMAGE_SIZES[model.dataset] != DIGIT:
+        raise PipelineError(
+            f"model_uri: {model_uri} was trained on {model.dataset} digits, of "
+            f"{IMAGE_SIZES[model.dataset]} pixels; use a model for images of {DIGIT}×{DIGIT}"
+        )
+    probabilities = model.predict(inputs[:, np.newaxis])
     if show:
         titles = [Path(name).name for name in names]
         _write(figures.predictions_figure(titles, images, inputs, probabilities), show)

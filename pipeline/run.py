@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import yaml
-from torch import Tensor
 from tqdm import tqdm
 
 from pipeline import figures, tracking
 from pipeline.data import mnist
+from pipeline.data.distorted import NORMALIZATION, TEST_COPIES, Posed, fixed_set, normalize
 from pipeline.data.mnist import Digits
+from pipeline.data.warps import IMAGE_SIZES
 from pipeline.errors import PipelineError
-from pipeline.metrics import Scores, score
+from pipeline.grids import TRANSFORMS
+from pipeline.metrics import Scores, pose_deviation, score
 from pipeline.models.portable import PortableModel
 from pipeline.models.stn import SpatialTransformerNetwork, build_model
 from pipeline.params import RunParams, protocol_label
@@ -55,6 +58,8 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
     tracking.check_store()
     device = _device(params.device)
     torch.set_num_threads(params.threads or torch.get_num_threads())
+    with torch.device("meta"):
+        network_of(params)  # before a run is opened: it fails where parameters do not go together
     train_digits, test_digits = mnist.load_mnist(params.data_dir)
 
     protocol = protocol_label(params)
@@ -73,11 +78,16 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
         run_id=study_run.run_id if study_run else None,
     ) as run:
         checkpoint = _load(study_run.checkpoint) if study_run else None
+        clutter = train_digits.images
+        test = fixed_set(params.dataset, test_digits, clutter, TEST_COPIES.get(params.dataset, 1))
+        one_copy = Digits(*(part[: len(test_digits.labels)] for part in test.digits))
+        test_digits = test.digits
         validation_digits = None
         if params.validation_size:
             train_digits, validation_digits = mnist.split_validation(
                 train_digits, params.validation_size, params.seed
             )
+            validation_digits = fixed_set(params.dataset, validation_digits, clutter).digits
         for context, digits in (
             ("training", train_digits),
             ("validation", validation_digits),
@@ -85,16 +95,14 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
         ):
             if digits is not None:
                 run.log_dataset(
-                    f"mnist-{context}", context, digits.images.numpy(), digits.labels.numpy()
+                    f"{params.dataset}-{context}",
+                    context,
+                    digits.images.numpy(),
+                    digits.labels.numpy(),
                 )
 
         torch.manual_seed(params.seed)
-        model = build_model(
-            params.conv_layer,
-            params.padding_mode,
-            params.radius_center,
-            batch_norm=params.batch_norm,
-        )
+        model = network_of(params)
         model.to(device).to(memory_format=torch.channels_last)
         history: list[dict[str, float]] = []
         if checkpoint:
@@ -121,7 +129,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
             best = train(
                 model,
                 train_digits.to(device),
-                test_digits.to(device),
+                one_copy.to(device),
                 params,
                 validation_digits and validation_digits.to(device),
                 on_epoch_end,
@@ -131,7 +139,8 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
 
         model.load_state_dict(best.weights)
         model.to("cpu").to(memory_format=torch.contiguous_format)  # as a pt2 archive wants it
-        portable = PortableModel(model, mnist.MEAN, mnist.STD).eval().requires_grad_(False)
+        normalization = NORMALIZATION[params.dataset]
+        portable = PortableModel(model, *normalization).eval().requires_grad_(False)
         scores = _score(portable, test_digits)
         run.log_artifacts(_artifacts(params, model, test_digits, scores, history, best))
         model_id = run.log_model(portable, test_digits.images[:4].numpy(), best.epoch)
@@ -140,6 +149,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
             "best_test_f1": scores.f1,
             "best_test_loss": scores.loss,
             "best_epoch": best.epoch,
+            **_pose_metric(params, model, test),
         }
         run.log_metrics(best_metrics, step=best.epoch, model_id=model_id)
         candidate = tracking.Candidate(params.selection_set, best.accuracy, best.loss)
@@ -151,6 +161,26 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
     else:
         news = tracking.promote(version, candidate, [f"best-{params.conv_layer}", "champion"])
     return RunSummary(run.run_id, run.url, best.epoch, scores.accuracy, scores.f1, version, news)
+
+
+def network_of(params: RunParams) -> SpatialTransformerNetwork:
+    """A fresh network as the parameters want it.
+
+    Raises:
+        PipelineError: where they do not go together.
+    """
+    return build_model(
+        params.conv_layer,
+        params.padding_mode,
+        params.radius_center,
+        IMAGE_SIZES[params.dataset],
+        params.batch_norm,
+        params.architecture,
+        params.transform,
+        params.transformer_iterations,
+        params.sampler_size,
+        params.network,
+    )
 
 
 def _save(path: Path, checkpoint: Checkpoint) -> None:
@@ -190,19 +220,44 @@ def _artifacts(
     history: list[dict[str, float]],
     best: BestEpoch,
 ) -> dict[str, object]:
-    def pixels(images: Tensor) -> Tensor:
-        return (images * mnist.STD + mnist.MEAN).squeeze(1)
-
-    shown = mnist.normalize(test_digits.images[:64])
-    return {
+    artifacts: dict[str, object] = {
         "params.yaml": yaml.safe_dump(params.model_dump(), sort_keys=False),
         **figures.score_files(scores),
         "predictions.csv": _predictions(test_digits.labels.numpy(), scores.predicted),
         "learning_curves.png": figures.learning_curves_figure(history, best.epoch),
-        "stn_before_after.png": figures.before_after_figure(
-            pixels(shown).numpy(), pixels(model.transformer(shown)).numpy()
-        ),
     }
+    if model.transformer is not None:
+        shown = test_digits.images[:64]
+        grid = model.grid(normalize(params.dataset, shown), shown.shape[-1])
+        # what a transformer of feature maps does to them is drawn on the image
+        after = F.grid_sample(
+            shown / 255, grid, padding_mode=params.padding_mode, align_corners=False
+        )
+        artifacts["stn_before_after.png"] = figures.before_after_figure(
+            (shown / 255).squeeze(1).numpy(), after.squeeze(1).numpy()
+        )
+    return artifacts
+
+
+@torch.inference_mode()
+def _pose_metric(
+    params: RunParams, model: SpatialTransformerNetwork, test: Posed
+) -> dict[str, float]:
+    """How much the digits' pose still varies after the transformer, where both are known."""
+    if test.pose is None or model.transformer is None or not TRANSFORMS[params.transform].matrix:
+        return {}
+    matrices = [
+        model.matrix(normalize(params.dataset, images)).flatten(1)
+        for images in test.digits.images.split(EVALUATION_BATCH)
+    ]
+    deviation = pose_deviation(
+        params.dataset,
+        test.pose.numpy(),
+        torch.cat(matrices).numpy(),
+        test.digits.labels.numpy(),
+        width=IMAGE_SIZES[params.dataset],
+    )
+    return {"pose_deviation": deviation}
 
 
 def _predictions(labels: np.ndarray, predicted: np.ndarray) -> str:
@@ -218,6 +273,7 @@ def _description(params: RunParams, protocol: str) -> str:
         else f"The best epoch is selected on {params.validation_size:,} validation images."
     )
     return (
-        f"Spatial transformer network on MNIST with **{params.conv_layer}** in the localization "
-        f"network, protocol *{protocol}*, seed {params.seed}. {caution}"
+        f"**{params.architecture}** ({params.transform}) on *{params.dataset}* digits with "
+        f"**{params.conv_layer}** in the localization network, protocol *{protocol}*, "
+        f"seed {params.seed}. {caution}"
     )

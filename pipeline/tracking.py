@@ -475,14 +475,16 @@ def _reason_to_stay(candidate: Candidate, version: str) -> str | None:
 class LoadedModel:
     """A registered or logged model, ready to predict.
 
-    predict: uint8 `(N, 1, 28, 28)` to float32 `(N, 10)`.
+    predict: uint8 `(N, 1, S, S)` to float32 `(N, 10)`.
     selection: what its run selected the best epoch on, `test` or `validation`; None if unknown.
+    dataset: what its run trained on; `mnist` if unknown.
     """
 
     predict: Callable[[np.ndarray], np.ndarray]
     model_id: str
     source_run_id: str
     selection: str | None
+    dataset: str
 
 
 def load_model(uri: str) -> LoadedModel:
@@ -508,8 +510,10 @@ def load_model(uri: str) -> LoadedModel:
             "`make train` trains and registers one"
         ) from None
     run_id = model.metadata.run_id
-    selection = mlflow.get_run(run_id).data.tags.get("stn.selection") if run_id else None
-    return LoadedModel(model.predict, model.metadata.model_id, run_id, selection)
+    data = mlflow.get_run(run_id).data if run_id else None
+    selection = data.tags.get("stn.selection") if data else None
+    dataset = data.params.get("dataset", "mnist") if data else "mnist"
+    return LoadedModel(model.predict, model.metadata.model_id, run_id, selection, dataset)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.data.batches import shuffled_batches
-from pipeline.data.mnist import Digits, normalize
-from pipeline.data.warps import augment
+from pipeline.data.distorted import normalize
+from pipeline.data.mnist import Digits
+from pipeline.data.warps import augment, distort
 from pipeline.errors import PipelineError
+from pipeline.models.stn import SpatialTransformerNetwork, localization_parameters
 from pipeline.params import RunParams
 
 EVALUATION_BATCH = 250  # images per forward pass; a speed setting, results do not depend on it
@@ -56,10 +58,12 @@ def train(
     """Train `model` in place with SGD and cross-entropy, and say which epoch was best.
 
     Args:
-        model: images `(N, 1, 28, 28)` to logits `(N, 10)`, on the device of the images.
-        train_set, test_set, validation_set: images as stored, uint8; a batch is normalized when it
-            is used, which costs next to nothing and a fifth of the memory.
-        params: epochs, batch_size, augmentation, lr, momentum, lr_step and lr_gamma are read.
+        model: images `(N, 1, S, S)` to logits `(N, 10)`, on the device of the images.
+        train_set: the digits as stored, uint8; each batch is distorted anew, as `params.dataset`
+            says, and normalized, which costs next to nothing and a fifth of the memory.
+        test_set, validation_set: the same, but distorted already.
+        params: dataset, epochs, batch_size, augmentation, lr, localization_lr_scale, momentum,
+            lr_step and lr_gamma are read.
         on_epoch_end: called after each epoch with its number and metrics: `train_loss` and
             `train_accuracy` (means over the epoch's steps, with dropout), `test_loss` and
             `test_accuracy`, with a validation set `val_loss` and `val_accuracy`,
@@ -74,7 +78,7 @@ def train(
         PipelineError: if a weight is no longer a finite number.
     """
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=params.lr, momentum=params.momentum, fused=True
+        _parameter_groups(model, params), lr=params.lr, momentum=params.momentum, fused=True
     )
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, params.lr_step, params.lr_gamma)
     best: BestEpoch | None = None
@@ -100,10 +104,10 @@ def train(
             )
         schedule.step()
 
-        loss, accuracy = evaluate(model, test_set)
+        loss, accuracy = evaluate(model, test_set, params.dataset)
         metrics |= {"test_loss": loss, "test_accuracy": accuracy}
         if validation_set is not None:
-            loss, accuracy = evaluate(model, validation_set)
+            loss, accuracy = evaluate(model, validation_set, params.dataset)
             metrics |= {"val_loss": loss, "val_accuracy": accuracy}
         if best is None or accuracy >= best.accuracy:
             best = BestEpoch(epoch, accuracy, loss, copy.deepcopy(model.state_dict()))
@@ -127,6 +131,15 @@ def train(
     return best
 
 
+def _parameter_groups(model: nn.Module, params: RunParams) -> list[dict[str, Any]]:
+    if params.localization_lr_scale == 1 or not isinstance(model, SpatialTransformerNetwork):
+        return [{"params": list(model.parameters())}]
+    own = localization_parameters(model)
+    others = [parameter for parameter in model.parameters() if parameter not in set(own)]
+    scaled = [{"params": own, "lr": params.lr * params.localization_lr_scale}] if own else []
+    return [{"params": others}, *scaled]
+
+
 def train_epoch(
     model: nn.Module, train_set: Digits, optimizer: torch.optim.Optimizer, params: RunParams
 ) -> dict[str, float]:
@@ -135,7 +148,7 @@ def train_epoch(
     loss_sum = torch.zeros((), device=train_set.labels.device)
     correct = torch.zeros((), device=train_set.labels.device, dtype=torch.long)
     for pixels, labels in shuffled_batches(*train_set, params.batch_size):
-        images = normalize(pixels)
+        images = normalize(params.dataset, distort(params.dataset, pixels, train_set.images).images)
         if params.augmentation == "affine":
             images = augment(images)
         logits = model(images)
@@ -151,10 +164,12 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, data: Digits) -> tuple[float, float]:
+def evaluate(model: nn.Module, data: Digits, dataset: str) -> tuple[float, float]:
     """Mean cross-entropy and accuracy (a fraction) of `model` in evaluation mode."""
     model.eval()
-    logits = torch.cat([model(normalize(pixels)) for pixels in data.images.split(EVALUATION_BATCH)])
+    logits = torch.cat(
+        [model(normalize(dataset, pixels)) for pixels in data.images.split(EVALUATION_BATCH)]
+    )
     loss = F.cross_entropy(logits, data.labels).item()
     return loss, (logits.argmax(dim=1) == data.labels).sum().item() / len(data.labels)
 

@@ -244,7 +244,7 @@ def model(store, monkeypatch):
         probabilities[:, 7] = 0.91
         return probabilities
 
-    loaded = tracking.LoadedModel(classify, "m-1", "", None)
+    loaded = tracking.LoadedModel(classify, "m-1", "", None, "mnist")
     monkeypatch.setattr(tracking, "load_model", lambda uri: loaded)
     return seen
 

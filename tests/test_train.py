@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from pipeline.data.mnist import Digits, normalize
+from pipeline.data.distorted import normalize
+from pipeline.data.mnist import Digits
 from pipeline.errors import PipelineError
 from pipeline.models.stn import build_model
 from pipeline.params import RunParams
@@ -51,7 +52,7 @@ def test_one_step_of_sgd_by_hand(some_digits):
     one = Digits(train_set.images[:8], train_set.labels[:8])
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
     before = model[1].weight.detach().clone()
-    torch.nn.functional.cross_entropy(model(normalize(one.images)), one.labels).backward()
+    torch.nn.functional.cross_entropy(model(normalize("mnist", one.images)), one.labels).backward()
     gradient = model[1].weight.grad.clone()
     model.zero_grad()
     train(model, one, test_set, RunParams(epochs=1, lr=0.05, batch_size=8))
@@ -94,7 +95,7 @@ def test_with_a_validation_set_the_test_set_has_no_say():
 def test_the_best_weights_are_those_of_the_best_epoch(some_digits):
     best, history, model = fit(some_digits, epochs=4, lr=0.3, batch_size=32)
     model.load_state_dict(best.weights)
-    loss, accuracy = evaluate(model, some_digits[1])
+    loss, accuracy = evaluate(model, some_digits[1], "mnist")
     assert accuracy == best.accuracy == max(m["test_accuracy"] for m in history)
     assert loss == pytest.approx(best.loss)
 
@@ -108,7 +109,7 @@ def test_the_train_loss_is_the_mean_over_all_images_of_the_epoch():
     seen = {}
     train(model, Digits(images, labels), zeros(3), params, on_epoch_end=lambda _, m: seen.update(m))
     with torch.no_grad():
-        logits = model(normalize(images))
+        logits = model(normalize("mnist", images))
     expected = torch.nn.functional.cross_entropy(logits, labels).item()
     assert seen["train_loss"] == pytest.approx(expected, rel=1e-5)
     assert seen["train_accuracy"] == (logits.argmax(1) == labels).float().mean().item()
@@ -122,7 +123,7 @@ def test_a_transformer_that_lost_its_way_does_not_crash_the_process(
     model = build_model("conv2d", padding_mode, 0.5)
     with torch.no_grad():
         model.transformer.localization[-1].bias.fill_(value)
-    logits = model(normalize(some_digits[0].images[:64]))
+    logits = model(normalize("mnist", some_digits[0].images[:64]))
     torch.nn.functional.cross_entropy(logits, some_digits[0].labels[:64]).backward()
 
 

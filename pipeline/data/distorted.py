@@ -5,8 +5,7 @@ distorted once, by a seed, and kept as uint8: the scaled test set is 1.25 GB, wh
 be 5 GB. So are the pixels that a registered model is given, which takes uint8.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -35,42 +34,32 @@ TEST_SEED = 0
 CHUNK = 100  # images distorted at a time; the images of a fixed set depend on it
 
 
-@dataclass(frozen=True)
-class DistortedSet:
-    """A fixed set of distorted images, on the CPU.
+class Posed(NamedTuple):
+    """A fixed set of digits, and the pose that each was given.
 
-    images: uint8 `(N, 1, S, S)`, S by `warps.IMAGE_SIZES`.
-    labels: int64 `(N,)` in [0, 9].
+    digits: uint8 `(N, 1, S, S)`, S by `warps.IMAGE_SIZES`, on the CPU.
     pose: float32 `(N,)` or `(N, 2)`, or None; see `warps.Distorted`.
     """
 
-    dataset: str
-    images: Tensor
-    labels: Tensor
+    digits: Digits
     pose: Tensor | None
 
-    def __len__(self) -> int:
-        return len(self.labels)
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalized images, float32 `(size, 1, S, S)`, and their labels; in order."""
-        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
-            yield normalize(self.dataset, images / 255), labels
-
-
-def distorted_set(
+def fixed_set(
     dataset: str, digits: Digits, clutter: Tensor, copies: int = 1, seed: int = TEST_SEED
-) -> DistortedSet:
+) -> Posed:
     """Distort each image `copies` times; the same seed gives the same set.
 
     Args:
-        dataset: a key of `warps.IMAGE_SIZES`.
-        digits: as stored, uint8; of the test set with `TEST_COPIES`, or held out for validation.
+        dataset: a key of `warps.IMAGE_SIZES`; `mnist` leaves the digits as they are.
+        digits: as stored; of the test set with `TEST_COPIES`, or held out for validation.
         clutter: uint8 `(M, 1, 28, 28)`, the training images.
 
     Returns:
         All images once, then all of them in their second pose, and so on.
     """
+    if dataset == "mnist":
+        return Posed(digits, None)
     generator = Generator().manual_seed(seed)
     size, count = IMAGE_SIZES[dataset], len(digits.labels)
     images = torch.empty(copies * count, 1, size, size, dtype=torch.uint8)
@@ -81,14 +70,14 @@ def distorted_set(
         target.copy_(distorted.images.mul_(255).round_())
         poses.append(distorted.pose)
     known = [pose for pose in poses if pose is not None]
-    return DistortedSet(
-        dataset, images, digits.labels.repeat(copies), torch.cat(known) if known else None
-    )
+    return Posed(Digits(images, digits.labels.repeat(copies)), torch.cat(known) if known else None)
 
 
 def normalize(dataset: str, images: Tensor) -> Tensor:
-    """Pixels in [0, 1] to mean 0 and standard deviation 1 over the data set."""
+    """Pixels, uint8 or in [0, 1], to mean 0 and standard deviation 1 over the data set."""
     mean, deviation = NORMALIZATION[dataset]
+    if images.dtype == torch.uint8:
+        images = images / 255
     return images.sub(mean).div_(deviation)
 
 

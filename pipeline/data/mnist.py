@@ -21,8 +21,6 @@ from pipeline.errors import PipelineError
 
 log = logging.getLogger(__name__)
 
-MEAN, STD = 0.1307, 0.3081  # of the training pixels, in [0, 1]
-
 # MD5 of the unpacked files, as published
 CHECKSUMS = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -36,7 +34,7 @@ DIGEST = hashlib.md5("".join(CHECKSUMS.values()).encode()).hexdigest()[:8]
 class Digits(NamedTuple):
     """Images and what they show.
 
-    images: uint8 `(N, 1, 28, 28)` in [0, 255], white ink on black.
+    images: uint8 `(N, 1, S, S)` in [0, 255], white ink on black; as stored, S is 28.
     labels: int64 `(N,)` in [0, 9].
     """
 
@@ -64,11 +62,6 @@ def load_mnist(data_dir: str | Path) -> tuple[Digits, Digits]:
     sets = (MNIST(data_dir, train=True), MNIST(data_dir, train=False))
     train, test = (Digits(s.data.unsqueeze(1), s.targets) for s in sets)
     return train, test
-
-
-def normalize(images: Tensor) -> Tensor:
-    """uint8 pixels in [0, 255] to float32, by MNIST's mean 0.1307 and standard deviation 0.3081."""
-    return (images / 255).sub_(MEAN).div_(STD)
 
 
 def split_validation(train: Digits, size: int, seed: int) -> tuple[Digits, Digits]:

@@ -4,7 +4,7 @@ import torch
 from pipeline.data.distorted import (
     NORMALIZATION,
     TEST_COPIES,
-    distorted_set,
+    fixed_set,
     normalize,
     pixel_statistics,
 )
@@ -47,13 +47,13 @@ def test_normalizing_does_not_change_the_pixels_it_is_given():
 def test_a_test_set_has_ten_poses_of_each_image_and_keeps_the_labels(mnist, dataset):
     train, test = mnist
     digits = some(test, 150)
-    data = distorted_set(dataset, digits, train.images, TEST_COPIES[dataset])
+    data, pose = fixed_set(dataset, digits, train.images, TEST_COPIES[dataset])
     size = IMAGE_SIZES[dataset]
-    assert len(data) == 1500
+    assert len(data.labels) == 1500
     assert data.images.shape == (1500, 1, size, size)
     assert data.images.dtype == torch.uint8
     assert torch.equal(data.labels.view(10, 150), digits.labels.expand(10, 150))
-    poses = data.pose.view(10, 150, -1)
+    poses = pose.view(10, 150, -1)
     assert poses.flatten(1).unique(dim=0).shape[0] == 10
     if dataset == "rotated":
         # ink of the copies is that of their digit, give or take what a corner cuts off
@@ -63,9 +63,9 @@ def test_a_test_set_has_ten_poses_of_each_image_and_keeps_the_labels(mnist, data
 
 def test_the_pose_that_is_kept_is_that_of_the_image(mnist):
     train, test = mnist
-    data = distorted_set("translated", some(test, 250), torch.zeros_like(train.images[:1]), 2)
+    data, pose = fixed_set("translated", some(test, 250), torch.zeros_like(train.images[:1]), 2)
     for i in (0, 249, 250, 499):
-        x, y = (data.pose[i] + 16).int()
+        x, y = (pose[i] + 16).int()
         placed = data.images[i, 0, y : y + 28, x : x + 28]
         assert torch.equal(placed, test.images[i % 250, 0])
         assert data.images[i].sum() == test.images[i % 250].sum()
@@ -73,41 +73,41 @@ def test_the_pose_that_is_kept_is_that_of_the_image(mnist):
 
 def test_the_same_seed_gives_the_same_set_whatever_else_was_drawn(mnist):
     train, test = mnist
-    first = distorted_set("rts", some(test, 120), train.images)
+    first, pose = fixed_set("rts", some(test, 120), train.images)
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    again = distorted_set("rts", some(test, 120), train.images)
+    again, same = fixed_set("rts", some(test, 120), train.images)
     assert torch.equal(first.images, again.images)
-    assert torch.equal(first.pose, again.pose)
+    assert torch.equal(pose, same)
     assert torch.equal(torch.get_rng_state(), state)
-    other = distorted_set("rts", some(test, 120), train.images, seed=1)
+    other, _ = fixed_set("rts", some(test, 120), train.images, seed=1)
     assert not torch.equal(first.images, other.images)
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "projective", "elastic"])
 def test_a_set_without_a_pose(mnist, dataset):
     train, test = mnist
-    data = distorted_set(dataset, some(test, 110), train.images)
-    assert data.pose is None
+    data, pose = fixed_set(dataset, some(test, 110), train.images)
+    assert pose is None
     assert torch.equal(data.images, test.images[:110]) == (dataset == "mnist")
-
-
-def test_batches_are_the_set_in_order_and_normalized(mnist):
-    train, test = mnist
-    data = distorted_set("rotated", some(test, 250), train.images)
-    batches = list(data.batches(100))
-    assert [len(labels) for _, labels in batches] == [100, 100, 50]
-    images = torch.cat([images for images, _ in batches])
-    torch.testing.assert_close(images, normalize("rotated", data.images / 255))
-    assert torch.equal(torch.cat([labels for _, labels in batches]), data.labels)
 
 
 @pytest.mark.parametrize("dataset", ["translated", "scaled"])
 def test_clutter_in_the_test_set_comes_from_the_images_it_was_given(dataset):
     black = Digits(torch.zeros(200, 1, 28, 28, dtype=torch.uint8), torch.zeros(200).long())
-    none = distorted_set(dataset, black, black.images[:1])
+    none, _ = fixed_set(dataset, black, black.images[:1])
     assert none.images.max() == 0
     grey = torch.full((5, 1, 28, 28), 10, dtype=torch.uint8)
-    data = distorted_set(dataset, black, grey)
+    data, _ = fixed_set(dataset, black, grey)
     assert set(data.images.unique().tolist()) <= set(range(0, 70, 10))
     assert (data.images.flatten(1).max(1).values > 0).all()
+
+
+def test_mnist_itself_is_as_stored_with_mean_0_and_deviation_1(mnist):
+    train, test = mnist
+    digits, pose = fixed_set("mnist", test, train.images)
+    assert digits is test
+    assert pose is None
+    images = normalize("mnist", train.images)
+    assert abs(images.mean()) < 1e-3
+    assert abs(images.std() - 1) < 1e-3

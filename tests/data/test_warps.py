@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine
 
 from pipeline.data import warps
-from pipeline.data.mnist import normalize
+from pipeline.data.distorted import normalize
 from pipeline.data.warps import (
     CONTROL_POINTS,
     IMAGE_SIZES,
@@ -71,7 +71,7 @@ def test_augmentation_stays_in_its_ranges_and_uses_them(monkeypatch):
 
 
 def test_augmentation_keeps_the_digits_and_follows_the_seed(mnist):
-    images = normalize(mnist[1].images[:256])
+    images = normalize("mnist", mnist[1].images[:256])
     torch.manual_seed(1)
     first, second = augment(images), augment(images)
     torch.manual_seed(1)

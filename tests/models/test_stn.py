@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.data.mnist import normalize
+from pipeline.data.distorted import normalize
 from pipeline.errors import PipelineError
 from pipeline.grids import TRANSFORMS
 from pipeline.models.coordconv import CoordConv2d
@@ -39,13 +39,13 @@ def test_the_number_of_trainable_parameters(conv_layer, count):
 @pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
 @pytest.mark.parametrize("padding_mode", ["border", "zeros", "reflection"])
 def test_an_untrained_transformer_returns_its_input(mnist, conv_layer, padding_mode):
-    images = normalize(mnist[1].images[:16])
+    images = normalize("mnist", mnist[1].images[:16])
     transformer = build_model(conv_layer, padding_mode, 0.5).transformer
     torch.testing.assert_close(transformer(images), images, atol=2e-5, rtol=0)
 
 
 def test_theta_maps_output_to_input_so_the_picture_moves_the_other_way(mnist):
-    images = normalize(mnist[1].images[:4])
+    images = normalize("mnist", mnist[1].images[:4])
     transformer = build_model("conv2d", "border", 0.5).transformer
     bias = transformer.localization[-1].bias
     with torch.no_grad():
@@ -170,7 +170,7 @@ def test_the_sampler_of_the_paper_halves_translated_digits_and_their_feature_map
 @pytest.mark.parametrize("architecture", WITH_TRANSFORMER)
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_every_untrained_transformer_returns_its_input(mnist, architecture, transform):
-    images = normalize(mnist[1].images[:8])
+    images = normalize("mnist", mnist[1].images[:8])
     iterations = 3 if TRANSFORMS[transform].matrix else 1
     model = build(architecture, transform=transform, transformer_iterations=iterations)
     features = model.stem(images)
@@ -253,7 +253,7 @@ def test_coordconv_is_in_the_localization_networks_own_layers_alone(architecture
 
 @pytest.mark.parametrize("transform", AFFINE_FAMILY)
 def test_iterations_compose_one_matrix_and_sample_the_original_once(mnist, transform):
-    images = normalize(mnist[1].images[:8]).double()
+    images = normalize("mnist", mnist[1].images[:8]).double()
     model = trained(build("stn-c0", transform=transform, transformer_iterations=3)).double()
     transformer = model.transformer
     product = torch.eye(3, dtype=torch.float64)
@@ -276,7 +276,7 @@ def test_a_feature_maps_shift_is_that_of_the_image_in_the_images_coordinates(
     mnist, architecture, stride, network
 ):
     """Moved by one of its pixels, the feature map is that of the image moved by the stride."""
-    image = normalize(mnist[1].images[:1])
+    image = normalize("mnist", mnist[1].images[:1])
     model = build(architecture, network=network)
     features = model.stem(image)
     with torch.no_grad():
