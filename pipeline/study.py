@@ -10,6 +10,8 @@ those that were interrupted from their checkpoints, and repeats those that faile
 
 import fcntl
 import os
+import re
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -55,20 +57,26 @@ def run_study(study: Study) -> StudySummary:
     first = study.runs[0]
     mnist.load_mnist(first.data_dir)  # unpacked once, before the workers read it
     experiment = tracking.current_experiment(first.experiment)
+    started = tracking.parent_of_study(experiment, study.id)
+    folder = _folder(started)
     with (
-        _lock(study),
+        _lock(folder / f"{study.id}.lock"),
         tracking.open_run(
             name=f"study {study.label}",
             description=_description(study),
             experiment=experiment,
             params={name: ",".join(map(str, values)) for name, values in study.varied.items()},
-            tags={"stn.study": study.id},
-            run_id=tracking.parent_of_study(experiment, study.id),
+            tags={
+                "stn.study": study.id,
+                "stn.checkpoints": str(folder),
+                "stn.host": socket.gethostname(),
+            },
+            run_id=started[0] if started else None,
         ) as parent,
     ):
         tasks, kept = _plan(study, tracking.training_runs(experiment, study.id))
         _report_plan(tasks, kept)
-        _train(study, parent, experiment, tasks, kept)
+        _train(study, parent, experiment, folder, tasks, kept)
 
         asked = {_name(study, params) for params in study.runs}
         runs = [
@@ -105,21 +113,41 @@ def _compared_by(study: Study) -> str:
     return ",".join(study.varied)
 
 
+def _folder(started: tuple[str, str, dict[str, str]] | None) -> Path:
+    """Where the checkpoints of a study are: here, or where it was started before.
+
+    Raises:
+        PipelineError: if it is running, or was killed, on another machine.
+    """
+    here = CHECKPOINTS.absolute()
+    if started is None:
+        return here
+    run_id, status, tags = started
+    host, folder = tags.get("stn.host"), Path(tags.get("stn.checkpoints", here))
+    if host in (None, socket.gethostname()):
+        return folder
+    if status == "RUNNING":
+        raise PipelineError(
+            f"this study (run {run_id}) was started on {host} in {folder.parent}; continue it "
+            "there, or stop it there first"
+        )
+    return here
+
+
 @contextmanager
-def _lock(study: Study) -> Iterator[None]:
+def _lock(path: Path) -> Iterator[None]:
     """Let one process at a time work on a study; the lock goes with the process, however it ends.
 
     Raises:
         PipelineError: if another one does.
     """
-    CHECKPOINTS.mkdir(exist_ok=True)
-    path = CHECKPOINTS / f"{study.id}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PipelineError(
-                f"the study {study.id} is running already, in the process {path.read_text()}; "
+                f"this study is running already, in the process {path.read_text()}; "
                 "wait for it, or stop it and start again to continue"
             ) from None
         file.truncate(0)
@@ -146,7 +174,7 @@ def _plan(study: Study, recorded: list[RecordedRun]) -> tuple[list[Task], list[R
             kept.append(finished[-1])
             _checkpoint(finished[-1]).unlink(missing_ok=True)  # left by a kill just before that
             continue
-        task = Task(name, params)
+        task = Task(name, params, protocol_label(params))
         if own and _can_continue(own[-1]):
             task.run_id = own[-1].run_id
             task.checkpoint = _checkpoint(own[-1])
@@ -180,7 +208,12 @@ def _report_plan(tasks: list[Task], kept: list[RecordedRun]) -> None:
 
 
 def _train(
-    study: Study, parent: TrackedRun, experiment: str, tasks: list[Task], kept: list[RecordedRun]
+    study: Study,
+    parent: TrackedRun,
+    experiment: str,
+    folder: Path,
+    tasks: list[Task],
+    kept: list[RecordedRun],
 ) -> None:
     """Train the tasks to their end; on an interruption, stop them and close their runs."""
 
@@ -191,28 +224,46 @@ def _train(
             tags = {
                 "stn.study": study.id,
                 "stn.study_run": task.name,
-                "stn.protocol": protocol_label(task.params),
-                "stn.checkpoints": str(CHECKPOINTS.absolute()),
+                "stn.protocol": task.protocol,
+                "stn.checkpoints": str(folder),
             }
             task.run_id = tracking.create_nested_run(parent, task.name, tags)
-            task.checkpoint = CHECKPOINTS / f"{task.run_id}.pt"
+            task.checkpoint = folder / f"{task.run_id}.pt"
 
-    count = study.params.workers or len(os.sched_getaffinity(0))
     progress = _Progress(parent, tasks, kept)
-    workers = Workers(tasks, count, prepare)
+    workers = Workers(tasks, study.params.workers, prepare)
     try:
         while workers.busy():
             time.sleep(LOOK_SECONDS)
-            progress.look()
+            with _said("the progress could not be read"):
+                progress.look()
     finally:
         workers.stop()
         for task in tasks:
-            if task.run_id:
-                state = "FAILED" if task.state == "failed" else "KILLED"
-                tracking.close_run(task.run_id, state, task.error)
-            if task.state == "failed" and task.checkpoint:
-                task.checkpoint.unlink(missing_ok=True)  # it is repeated from its start
-        progress.close()
+            with _said(f"the run of {task.name} could not be closed"):
+                _close(task)
+        with _said("the progress could not be kept"):
+            progress.close()
+
+
+def _close(task: Task) -> None:
+    """Leave nothing of a task that did not come to its end."""
+    if task.run_id:
+        tracking.close_run(
+            task.run_id, "FAILED" if task.state == "failed" else "KILLED", task.error
+        )
+    if task.state == "failed" and task.checkpoint:
+        task.checkpoint.unlink(missing_ok=True)  # it is repeated from its start
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """Say what went wrong with the store and go on: the trainings are worth more than the news."""
+    try:
+        with tracking.plain_errors():
+            yield
+    except PipelineError as problem:
+        print(f"{what}: {problem}", file=sys.stderr)
 
 
 def _description(study: Study, news: list[str] | None = None, comparison: str = "") -> str:
@@ -224,8 +275,9 @@ def _description(study: Study, news: list[str] | None = None, comparison: str = 
         "Its runs are nested below. Started again with the same parameters, it continues.",
     ]
     if news:
-        model = f"[{tracking.REGISTERED_MODEL}](/#/models/{tracking.REGISTERED_MODEL})"
-        lines.append(f"The best models, of {model}: " + "; ".join(news) + ".")
+        page = f"/#/models/{tracking.REGISTERED_MODEL}/versions"
+        best = re.sub(r"version (\d+)", rf"[version \1]({page}/\1)", "; ".join(news))
+        lines.append(f"The best models: {best}.")
     return "\n\n".join([*lines, for_note(comparison)])
 
 
@@ -242,6 +294,7 @@ class _Progress:
         for task in tasks:
             if task.run_id:
                 self.epochs[task.name] = tracking.progress(task.run_id)
+        self.kept_in_store = tracking.metrics_of(parent.run_id).get("runs_finished", 0)
         self.told = {task.name: "waiting" for task in tasks}
         self.start, self.done_before = time.monotonic(), self._done()
         self.next_line = self.start + LINE_SECONDS
@@ -266,14 +319,11 @@ class _Progress:
                 ended.append(task)
         for task in ended:
             self._tell_end(task)
-        text = self.text()
         self.bar.n = self._done()
-        self.bar.set_postfix_str(text)
+        self.bar.set_postfix_str(self.text())
         if ended or time.monotonic() >= self.next_line:
             self.next_line = time.monotonic() + LINE_SECONDS
-            self.parent.set_tags({"stn.progress": text})
-            if self.bar.disable:
-                print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+            self._keep()
 
     def _tell_end(self, task: Task) -> None:
         line = f"{task.name} failed: {task.error}"
@@ -282,11 +332,20 @@ class _Progress:
             accuracy = metrics["best_test_accuracy"]
             line = f"{task.name}: {accuracy:.2%} in epoch {metrics['best_epoch']:.0f}"
             self.best = max(self.best or (0.0, ""), (accuracy, task.name))
-            finished = self._finished()
-            self.parent.log_metrics(
-                {"runs_finished": finished, "best_test_accuracy": self.best[0]}, step=finished
-            )
         tqdm.write(line, file=sys.stdout)
+        if task.state == "failed":
+            _close(task)
+
+    def _keep(self) -> None:
+        """Put the state on the parent run, and on the output if that is no terminal."""
+        text, finished = self.text(), self._finished()
+        if self.bar.disable:
+            print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+        self.parent.set_tags({"stn.progress": text})
+        if finished != self.kept_in_store and self.best:
+            self.kept_in_store = finished
+            metrics = {"runs_finished": finished, "best_test_accuracy": self.best[0]}
+            self.parent.log_metrics(metrics, step=finished)
 
     def _finished(self) -> int:
         return self.kept + sum(state == "finished" for state in self.told.values())
@@ -319,21 +378,23 @@ class _Progress:
     def close(self) -> None:
         """Take the bar off the terminal, and leave the last state in the parent run."""
         self.look()
+        self._keep()
         self.bar.close()
 
 
 def _promote(runs: list[RecordedRun]) -> list[str]:
     """Offer each layer's best model its alias, and the best of all `champion`."""
-    best: dict[str, tuple[int, tracking.Candidate]] = {}
+    best: dict[tuple[str, str], tuple[int, tracking.Candidate]] = {}
     for run in runs:
         registered = tracking.registered_version(run.run_id)
         if registered is None:  # somebody deleted it
             continue
         for alias in (f"best-{run.params['conv_layer']}", "champion"):
-            if alias not in best or registered[1].beats(best[alias][1]):
-                best[alias] = registered
+            place = alias, registered[1].selection  # those of different sets are not compared
+            if place not in best or registered[1].beats(best[place][1]):
+                best[place] = registered
     return [
         line
-        for alias, (version, candidate) in sorted(best.items())
+        for (alias, _), (version, candidate) in sorted(best.items(), key=lambda item: item[0])
         for line in tracking.promote(version, candidate, [alias])
     ]

@@ -8,7 +8,6 @@ import fcntl
 import os
 import re
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,7 +27,6 @@ import mlflow
 import mlflow.pytorch
 import numpy as np
 import requests
-import sqlalchemy
 import sqlalchemy.exc
 import torch
 from mlflow.data import numpy_dataset
@@ -84,8 +82,8 @@ def _without_password(text: str) -> str:
 def check_store() -> None:
     """Make sure of a store in a SQLite file: that it can be written, and holds MLflow's tables.
 
-    MLflow itself would retry for minutes to write, and of several processes that create the tables
-    at the same moment, all but one fail; so this lets one process at a time look.
+    MLflow itself would retry for minutes to write; of several processes that create the tables at
+    the same moment, all but one fail; and killed meanwhile, it leaves a store that never opens.
 
     Raises:
         PipelineError: if it cannot be written.
@@ -103,12 +101,22 @@ def check_store() -> None:
         problem = f"cannot be created: {parent} is no folder that you may write to"
     else:
         with _one_process_at_a_time():
-            mlflow.search_experiments(max_results=1)
-            mlflow.search_registered_models(max_results=1)
+            if not path.exists() or path.stat().st_size == 0:
+                _create_store(path)
         return
     raise PipelineError(
         f"the tracking store {path} {problem}; set MLFLOW_TRACKING_URI to one that can be written"
     )
+
+
+def _create_store(path: Path) -> None:
+    # under another name first, so that what has the right name is whole
+    partial = path.with_name(f"{path.name}.new")
+    partial.unlink(missing_ok=True)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{partial}")
+    client.search_experiments(max_results=1)
+    client.search_registered_models(max_results=1)
+    os.replace(partial, path)
 
 
 def _sqlite_file() -> Path | None:
@@ -129,13 +137,6 @@ def _one_process_at_a_time() -> Iterator[None]:
     with path.with_name(f"{path.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
-def _wait_for_other_writers(connection: Any, record: Any) -> None:
-    # SQLite has one writer at a time; by default the others give up after 5 s: "database is locked"
-    if isinstance(connection, sqlite3.Connection):
-        connection.execute("PRAGMA busy_timeout = 120000")
 
 
 @contextmanager
@@ -168,8 +169,11 @@ def open_run(
     taken_over = None
     logged: dict[str, str] = {}
     if run_id:
-        logged = mlflow.get_run(run_id).data.params
+        before = mlflow.get_run(run_id).data
+        logged = before.params
         run = mlflow.start_run(run_id=run_id)
+        if "stn.error" in before.tags:  # of an earlier attempt
+            mlflow.delete_tag("stn.error")
     elif projects_run and projects_run.info.experiment_id == experiment_id:
         taken_over = projects_run
         run = mlflow.start_run(run_id=taken_over.info.run_id)
@@ -349,7 +353,11 @@ class TrackedRun:
     def log_dataset(self, name: str, context: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Log a data set as an input: its name, digest, shape and context, not its content."""
         data = numpy_dataset.from_numpy(images, targets=labels, name=name)
-        mlflow.log_input(data, context=context)
+        with _one_process_at_a_time():  # MLflow looks whether it has it, and then writes
+            try:
+                mlflow.log_input(data, context=context)
+            except MlflowException:  # a process on another machine was faster
+                mlflow.log_input(data, context=context)
 
     def log_model(self, model: torch.nn.Module, example: np.ndarray, step: int) -> str:
         """Log a model as a pickle-free `pt2` archive, which needs none of this project's code.
@@ -416,6 +424,11 @@ class Candidate:
 
 def register(model_id: str, candidate: Candidate) -> int:
     """Register a logged model, and return its version."""
+    with _one_process_at_a_time():  # MLflow numbers versions by looking for the last one
+        return _register(model_id, candidate)
+
+
+def _register(model_id: str, candidate: Candidate) -> int:
     client = mlflow.MlflowClient()
     try:
         client.create_registered_model(REGISTERED_MODEL, description=_MODEL_NOTE)
@@ -448,7 +461,9 @@ def _promote(version: int, candidate: Candidate, aliases: list[str]) -> list[str
     news = []
     for alias in aliases:
         reason = _reason_to_stay(candidate, holders[alias]) if alias in holders else None
-        if reason:
+        if holders.get(alias) == str(version):
+            news.append(f"{alias} is version {version}")
+        elif reason:
             news.append(f"{alias} stays at version {holders[alias]}, {reason}")
         else:
             client.set_registered_model_alias(REGISTERED_MODEL, alias, str(version))
@@ -565,8 +580,8 @@ def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun
     ]
 
 
-def parent_of_study(experiment: str, study: str) -> str | None:
-    """The id of the run that holds a study, if it was started before."""
+def parent_of_study(experiment: str, study: str) -> tuple[str, str, dict[str, str]] | None:
+    """Id, status and tags of the run that holds a study, if it was started before."""
     if mlflow.get_experiment_by_name(experiment) is None:
         return None
     found = mlflow.search_runs(
@@ -575,8 +590,10 @@ def parent_of_study(experiment: str, study: str) -> str | None:
         order_by=["attributes.start_time ASC"],
         output_format="list",
     )
-    parents = (run.info.run_id for run in found if MLFLOW_PARENT_RUN_ID not in run.data.tags)
-    return next(parents, None)
+    for run in found:
+        if MLFLOW_PARENT_RUN_ID not in run.data.tags:
+            return run.info.run_id, run.info.status, run.data.tags
+    return None
 
 
 def create_nested_run(parent: TrackedRun, name: str, tags: dict[str, str]) -> str:
@@ -593,6 +610,11 @@ def close_run(run_id: str, status: str, error: str | None = None) -> None:
         if error:
             client.set_tag(run_id, "stn.error", error[:1000])
         client.set_terminated(run_id, status)
+
+
+def is_finished(run_id: str) -> bool:
+    """Whether a run has ended well."""
+    return mlflow.get_run(run_id).info.status == "FINISHED"
 
 
 def metrics_of(run_id: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loky import ProcessPoolExecutor
+from loky import ProcessPoolExecutor, cpu_count
 from loky.process_executor import BrokenProcessPool, ShutdownExecutorError
 
 from pipeline.errors import PipelineError
@@ -28,6 +28,7 @@ class Task:
 
     name: str
     params: RunParams
+    protocol: str  # its label
     run_id: str | None = None  # of an interrupted run, which is continued
     checkpoint: Path | None = None
     state: str = "waiting"  # then running, finished or failed
@@ -39,7 +40,7 @@ class Workers:
 
     Args:
         tasks: to be trained, in this order.
-        count: of worker processes.
+        count: of worker processes; 0 is one for each core that this process may use.
         prepare: called before a task starts; gives it its run_id and checkpoint.
     """
 
@@ -52,7 +53,7 @@ class Workers:
         self._stopped = False
         self._threads = [
             threading.Thread(target=self._drive, args=(number,), daemon=True)
-            for number in range(min(count, len(tasks)))
+            for number in range(min(count or cpu_count(), len(tasks)))
         ]
         for thread in self._threads:
             thread.start()
@@ -80,7 +81,7 @@ class Workers:
                 task.state = "running"
                 error = self._train(number, task)
             except Exception as problem:  # such as a store that cannot be reached any more
-                error = f"{type(problem).__name__}: {problem}"
+                error = " ".join(f"{type(problem).__name__}: {problem}".split())
             if not self._stopped:
                 task.error = error
                 task.state = "failed" if error else "finished"
@@ -95,8 +96,12 @@ class Workers:
             executor = self._executors.get(number)
             if executor is None:
                 executor = self._executors[number] = _executor()
+                if self._stopped:  # meanwhile, by a thread that did not see this executor
+                    break
             try:
-                return executor.submit(_train, task.params, task.run_id, task.checkpoint).result()
+                return executor.submit(
+                    _train, task.params, task.run_id, task.checkpoint, task.protocol
+                ).result()
             except (BrokenProcessPool, ShutdownExecutorError):
                 executor.shutdown(wait=False, kill_workers=True)
                 del self._executors[number]
@@ -118,8 +123,9 @@ def _executor() -> ProcessPoolExecutor:
 
 
 def _start(parent: int) -> None:
-    """Prepare a worker process: Ctrl-C is the parent's to handle, and nobody outlives it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Prepare a worker process: interruptions are the parent's to handle; nobody outlives it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -129,14 +135,15 @@ def _start(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _train(params: RunParams, run_id: str, checkpoint: Path) -> str:
+def _train(params: RunParams, run_id: str, checkpoint: Path, protocol: str) -> str:
     """In the worker: train, and return the error, or an empty text."""
     from pipeline import tracking
     from pipeline.run import StudyRun, run_training
 
     try:
         with tracking.plain_errors():
-            run_training(params, StudyRun(run_id, checkpoint))
+            if not tracking.is_finished(run_id):  # else the last worker died just after that
+                run_training(params, StudyRun(run_id, checkpoint, protocol))
     except PipelineError as error:
         return str(error)
     except Exception as error:  # an error of torch may not survive the way to the parent
