@@ -54,7 +54,7 @@ lint: setup
 	$(BIN)/mypy pipeline
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
