@@ -100,13 +100,18 @@ def check_store() -> None:
     elif not parent.is_dir() or not os.access(parent, os.W_OK):
         problem = f"cannot be created: {parent} is no folder that you may write to"
     else:
-        with _one_process_at_a_time():
-            if not path.exists() or path.stat().st_size == 0:
-                _create_store(path)
+        if not _has_content(path):
+            with _one_process_at_a_time():
+                if not _has_content(path):
+                    _create_store(path)
         return
     raise PipelineError(
         f"the tracking store {path} {problem}; set MLFLOW_TRACKING_URI to one that can be written"
     )
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _create_store(path: Path) -> None:
