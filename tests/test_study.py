@@ -71,6 +71,15 @@ def test_finished_runs_are_kept_interrupted_ones_continued_failed_ones_repeated(
     }
 
 
+def test_more_runs_are_added_to_a_finished_study(parent):
+    for params in STUDY.runs:
+        nested(parent, _name(STUDY, params), "FINISHED", 3)
+    larger = resolve_study({"runs": "3", "epochs": "3"})
+    tasks, kept = _plan(larger, tracking.training_runs("stn-mnist", larger.id))
+    assert [task.name for task in tasks] == ["conv2d seed=2", "coordconv2d seed=2"]
+    assert len(kept) == 4
+
+
 def test_a_run_that_died_in_its_first_epoch_is_begun_again_and_not_doubled(parent):
     run_id = nested(parent, "conv2d seed=0")
     assert plan()[0]["conv2d seed=0"] == run_id

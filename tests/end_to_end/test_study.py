@@ -107,6 +107,7 @@ def test_the_parent_holds_progress_and_links_to_the_best(small_study):
     )
 
 
+@pytest.mark.slow
 def test_more_runs_are_added_to_a_finished_study(small_study):
     checkout, _ = small_study
     parent, nested = runs_of(checkout)
