@@ -294,6 +294,7 @@ class _Progress:
         for task in tasks:
             if task.run_id:
                 self.epochs[task.name] = tracking.progress(task.run_id)
+        self.kept_text = ""
         self.kept_in_store = tracking.metrics_of(parent.run_id).get("runs_finished", 0)
         self.told = {task.name: "waiting" for task in tasks}
         self.start, self.done_before = time.monotonic(), self._done()
@@ -339,6 +340,9 @@ class _Progress:
     def _keep(self) -> None:
         """Put the state on the parent run, and on the output if that is no terminal."""
         text, finished = self.text(), self._finished()
+        if text == self.kept_text:
+            return
+        self.kept_text = text
         if self.bar.disable:
             print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
         self.parent.set_tags({"stn.progress": text})
