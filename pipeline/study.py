@@ -19,13 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pipeline import tracking
 from pipeline.data import mnist
 from pipeline.errors import PipelineError
 from pipeline.page import comparison_files
 from pipeline.params import RunParams, Study, protocol_label
+from pipeline.progress import Progress
 from pipeline.report import comparison_of
 from pipeline.tables import for_note
 from pipeline.tracking import RecordedRun, TrackedRun
@@ -33,7 +32,6 @@ from pipeline.workers import Task, Workers
 
 CHECKPOINTS = Path("checkpoints")  # of unfinished runs, by run id; a finished run needs none
 LOOK_SECONDS = 2.0  # between two looks at the store for progress
-LINE_SECONDS = 60.0  # between two lines of progress where the output is no terminal
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def run_study(study: Study) -> StudySummary:
                 "stn.checkpoints": str(folder),
                 "stn.host": socket.gethostname(),
             },
-            run_id=started[0] if started else None,
+            run_id=started.run_id if started else None,
         ) as parent,
     ):
         tasks, kept = _plan(study, tracking.training_runs(experiment, study.id))
@@ -113,7 +111,7 @@ def _compared_by(study: Study) -> str:
     return ",".join(study.varied)
 
 
-def _folder(started: tuple[str, str, dict[str, str]] | None) -> Path:
+def _folder(started: RecordedRun | None) -> Path:
     """Where the checkpoints of a study are: here, or where it was started before.
 
     Raises:
@@ -122,14 +120,14 @@ def _folder(started: tuple[str, str, dict[str, str]] | None) -> Path:
     here = CHECKPOINTS.absolute()
     if started is None:
         return here
-    run_id, status, tags = started
-    host, folder = tags.get("stn.host"), Path(tags.get("stn.checkpoints", here))
+    host = started.tags.get("stn.host")
+    folder = Path(started.tags.get("stn.checkpoints", here))
     if host in (None, socket.gethostname()):
         return folder
-    if status == "RUNNING":
+    if started.status == "RUNNING":
         raise PipelineError(
-            f"this study (run {run_id}) was started on {host} in {folder.parent}; continue it "
-            "there, or stop it there first"
+            f"this study (run {started.run_id}) was started on {host} in {folder.parent}; "
+            "continue it there, or stop it there first"
         )
     return here
 
@@ -230,8 +228,13 @@ def _train(
             task.run_id = tracking.create_nested_run(parent, task.name, tags)
             task.checkpoint = folder / f"{task.run_id}.pt"
 
-    progress = _Progress(parent, tasks, kept)
-    workers = Workers(tasks, study.params.workers, prepare)
+    def ended(task: Task) -> None:
+        if task.state == "failed":  # its process may not even have opened the run
+            with _said(f"the run of {task.name} could not be closed"):
+                _close(task)
+
+    progress = Progress(parent, tasks, kept)
+    workers = Workers(tasks, study.params.workers, prepare, ended)
     try:
         while workers.busy():
             time.sleep(LOOK_SECONDS)
@@ -279,111 +282,6 @@ def _description(study: Study, news: list[str] | None = None, comparison: str = 
         best = re.sub(r"version (\d+)", rf"[version \1]({page}/\1)", "; ".join(news))
         lines.append(f"The best models: {best}.")
     return "\n\n".join([*lines, for_note(comparison)])
-
-
-class _Progress:
-    """How far a study is: a bar on a terminal, else lines; tags and metrics of the parent run."""
-
-    def __init__(self, parent: TrackedRun, tasks: list[Task], kept: list[RecordedRun]) -> None:
-        self.parent, self.tasks, self.kept = parent, tasks, len(kept)
-        best = max(kept, key=lambda run: run.metrics["best_test_accuracy"], default=None)
-        self.best = (
-            (best.metrics["best_test_accuracy"], best.tags["stn.study_run"]) if best else None
-        )
-        self.epochs = {task.name: (0, 0.0) for task in tasks}
-        for task in tasks:
-            if task.run_id:
-                self.epochs[task.name] = tracking.progress(task.run_id)
-        self.kept_text = ""
-        self.kept_in_store = tracking.metrics_of(parent.run_id).get("runs_finished", 0)
-        self.told = {task.name: "waiting" for task in tasks}
-        self.start, self.done_before = time.monotonic(), self._done()
-        self.next_line = self.start + LINE_SECONDS
-        self.bar = tqdm(
-            total=sum(task.params.epochs for task in tasks),
-            initial=self.done_before,
-            unit="epoch",
-            disable=None,  # where the output is no terminal
-            bar_format="{n}/{total} epochs |{bar:20}| {elapsed} {postfix}",
-        )
-
-    def look(self) -> None:
-        """Read from the store how far the running tasks are, and tell it."""
-        ended = []
-        for task in self.tasks:
-            if self.told[task.name] in ("finished", "failed"):
-                continue
-            self.told[task.name] = task.state  # first, as it may change at any moment
-            if task.run_id:
-                self.epochs[task.name] = tracking.progress(task.run_id)
-            if self.told[task.name] in ("finished", "failed"):
-                ended.append(task)
-        for task in ended:
-            self._tell_end(task)
-        self.bar.n = self._done()
-        self.bar.set_postfix_str(self.text())
-        if ended or time.monotonic() >= self.next_line:
-            self.next_line = time.monotonic() + LINE_SECONDS
-            self._keep()
-
-    def _tell_end(self, task: Task) -> None:
-        line = f"{task.name} failed: {task.error}"
-        if task.state == "finished" and task.run_id:
-            metrics = tracking.metrics_of(task.run_id)
-            accuracy = metrics["best_test_accuracy"]
-            line = f"{task.name}: {accuracy:.2%} in epoch {metrics['best_epoch']:.0f}"
-            self.best = max(self.best or (0.0, ""), (accuracy, task.name))
-        tqdm.write(line, file=sys.stdout)
-        if task.state == "failed":
-            _close(task)
-
-    def _keep(self) -> None:
-        """Put the state on the parent run, and on the output if that is no terminal."""
-        text, finished = self.text(), self._finished()
-        if text == self.kept_text:
-            return
-        self.kept_text = text
-        if self.bar.disable:
-            print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-        self.parent.set_tags({"stn.progress": text})
-        if finished != self.kept_in_store and self.best:
-            self.kept_in_store = finished
-            metrics = {"runs_finished": finished, "best_test_accuracy": self.best[0]}
-            self.parent.log_metrics(metrics, step=finished)
-
-    def _finished(self) -> int:
-        return self.kept + sum(state == "finished" for state in self.told.values())
-
-    def _done(self) -> int:
-        return sum(epoch for epoch, _ in self.epochs.values())
-
-    def text(self) -> str:
-        """`3/10 runs, best 99.12% (conv2d seed=1), 14 min left; conv2d seed=3 12/30 98.71%, …`"""
-        parts = [f"{self._finished()}/{self.kept + len(self.tasks)} runs"]
-        if self.best:
-            parts.append(f"best {self.best[0]:.2%} ({self.best[1]})")
-        trained = self._done() - self.done_before
-        left = sum(
-            task.params.epochs - self.epochs[task.name][0]
-            for task in self.tasks
-            if task.state in ("waiting", "running")
-        )
-        if trained and left:
-            minutes = left * (time.monotonic() - self.start) / trained / 60
-            parts.append(f"{minutes:.0f} min left")
-        running = [
-            f"{task.name} {epoch}/{task.params.epochs} {accuracy:.2%}"
-            for task in self.tasks
-            if task.state == "running"
-            for epoch, accuracy in [self.epochs[task.name]]
-        ]
-        return ", ".join(parts) + ("; " + ", ".join(running) if running else "")
-
-    def close(self) -> None:
-        """Take the bar off the terminal, and leave the last state in the parent run."""
-        self.look()
-        self._keep()
-        self.bar.close()
 
 
 def _promote(runs: list[RecordedRun]) -> list[str]:

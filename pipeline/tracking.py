@@ -334,8 +334,7 @@ class TrackedRun:
 
     def logged_epochs(self) -> int:
         """The last epoch whose metrics are in the store; 0 before the first."""
-        history = mlflow.MlflowClient().get_metric_history(self.run_id, "train_loss")
-        return max((metric.step for metric in history), default=0)
+        return max(metric_history(self.run_id, "train_loss"), default=0)
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Set tags of the run, or replace them."""
@@ -534,7 +533,7 @@ def load_model(uri: str) -> LoadedModel:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A training run as the store has it; params as text, `status` such as FINISHED.
+    """A run as the store has it; params as text, `status` such as FINISHED.
 
     metrics: the value of the last step of each.
     """
@@ -571,22 +570,23 @@ def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun
         order_by=["attributes.start_time ASC"],
         output_format="list",
     )
-    return [
-        RecordedRun(
-            run.info.run_id,
-            run.info.experiment_id,
-            run.info.run_name,
-            run.info.status,
-            run.data.params,
-            run.data.metrics,
-            run.data.tags,
-        )
-        for run in runs
-    ]
+    return [_recorded(run) for run in runs]
 
 
-def parent_of_study(experiment: str, study: str) -> tuple[str, str, dict[str, str]] | None:
-    """Id, status and tags of the run that holds a study, if it was started before."""
+def _recorded(run: Run) -> RecordedRun:
+    return RecordedRun(
+        run.info.run_id,
+        run.info.experiment_id,
+        run.info.run_name,
+        run.info.status,
+        run.data.params,
+        run.data.metrics,
+        run.data.tags,
+    )
+
+
+def parent_of_study(experiment: str, study: str) -> RecordedRun | None:
+    """The run that holds a study, if it was started before."""
     if mlflow.get_experiment_by_name(experiment) is None:
         return None
     found = mlflow.search_runs(
@@ -597,7 +597,7 @@ def parent_of_study(experiment: str, study: str) -> tuple[str, str, dict[str, st
     )
     for run in found:
         if MLFLOW_PARENT_RUN_ID not in run.data.tags:
-            return run.info.run_id, run.info.status, run.data.tags
+            return _recorded(run)
     return None
 
 
@@ -629,9 +629,9 @@ def metrics_of(run_id: str) -> dict[str, float]:
 
 def progress(run_id: str) -> tuple[int, float]:
     """The last epoch that a training run has logged, and its test accuracy; (0, 0.0) at first."""
-    history = mlflow.MlflowClient().get_metric_history(run_id, "test_accuracy")
-    last = max(history, key=lambda metric: metric.step, default=None)
-    return (last.step, last.value) if last else (0, 0.0)
+    history = metric_history(run_id, "test_accuracy")
+    last = max(history, default=0)
+    return last, history.get(last, 0.0)
 
 
 def registered_version(run_id: str) -> tuple[int, Candidate] | None:

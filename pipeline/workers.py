@@ -9,6 +9,7 @@ import queue
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,13 +43,20 @@ class Workers:
         tasks: to be trained, in this order.
         count: of worker processes; 0 is one for each core that this process may use.
         prepare: called before a task starts; gives it its run_id and checkpoint.
+        ended: called after it has finished or failed.
     """
 
-    def __init__(self, tasks: list[Task], count: int, prepare: Callable[[Task], None]) -> None:
+    def __init__(
+        self,
+        tasks: list[Task],
+        count: int,
+        prepare: Callable[[Task], None],
+        ended: Callable[[Task], None],
+    ) -> None:
         self._waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
         for task in tasks:
             self._waiting.put(task)
-        self._prepare = prepare
+        self._prepare, self._ended = prepare, ended
         self._executors: dict[int, ProcessPoolExecutor] = {}
         self._stopped = False
         self._threads = [
@@ -85,6 +93,7 @@ class Workers:
             if not self._stopped:
                 task.error = error
                 task.state = "failed" if error else "finished"
+                self._ended(task)
         executor = self._executors.pop(number, None)
         if executor is not None and not self._stopped:
             executor.shutdown(wait=True)
@@ -147,5 +156,6 @@ def _train(params: RunParams, run_id: str, checkpoint: Path, protocol: str) -> s
     except PipelineError as error:
         return str(error)
     except Exception as error:  # an error of torch may not survive the way to the parent
+        traceback.print_exc()  # it is nothing that was foreseen
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return ""

@@ -46,7 +46,7 @@ def run(monkeypatch, tmp_path, function, count=2, tasks=2):
     def prepare(task):
         task.run_id, task.checkpoint = "id", tmp_path / f"{task.name}.pt"
 
-    return tasks, Workers(tasks, count, prepare)
+    return tasks, Workers(tasks, count, prepare, lambda task: None)
 
 
 def wait(pool, seconds=60):
@@ -89,7 +89,9 @@ def test_a_task_that_cannot_be_prepared_fails(monkeypatch, tmp_path):
     def prepare(task):
         raise OSError("the store is gone")
 
-    wait(Workers(tasks, 1, prepare))
+    ended = []
+    wait(Workers(tasks, 1, prepare, ended.append))
+    assert ended == tasks
     assert tasks[0].state == "failed"
     assert "the store is gone" in tasks[0].error
 
