@@ -56,9 +56,9 @@ def run_study(study: Study) -> StudySummary:
     mnist.load_mnist(first.data_dir)  # unpacked once, before the workers read it
     experiment = tracking.current_experiment(first.experiment)
     started = tracking.parent_of_study(experiment, study.id)
-    folder = _folder(started)
+    folder = _folder(study, started)
     with (
-        _lock(folder / f"{study.id}.lock"),
+        _lock(_lock_file(study, folder)),
         tracking.open_run(
             name=f"study {study.label}",
             description=_description(study),
@@ -111,7 +111,7 @@ def _compared_by(study: Study) -> str:
     return ",".join(study.varied)
 
 
-def _folder(started: RecordedRun | None) -> Path:
+def _folder(study: Study, started: RecordedRun | None) -> Path:
     """Where the checkpoints of a study are: here, or where it was started before.
 
     Raises:
@@ -122,7 +122,8 @@ def _folder(started: RecordedRun | None) -> Path:
         return here
     host = started.tags.get("stn.host")
     folder = Path(started.tags.get("stn.checkpoints", here))
-    if host in (None, socket.gethostname()):
+    # a container has another name each time; its folder tells that it is the same
+    if host == socket.gethostname() or _lock_file(study, folder).exists():
         return folder
     if started.status == "RUNNING":
         raise PipelineError(
@@ -130,6 +131,10 @@ def _folder(started: RecordedRun | None) -> Path:
             "continue it there, or stop it there first"
         )
     return here
+
+
+def _lock_file(study: Study, folder: Path) -> Path:
+    return folder / f"{study.id}.lock"
 
 
 @contextmanager

@@ -117,17 +117,24 @@ def test_two_processes_do_not_work_on_one_study(store):
 
 def test_a_study_goes_on_where_it_was_started():
     here, host = Path.cwd() / "checkpoints", socket.gethostname()
-    assert _folder(None) == here
+    assert _folder(STUDY, None) == here
 
     def parent_with(status, tags):
         return tracking.RecordedRun("id", "1", "study", status, {}, {}, tags)
 
     there = {"stn.host": host, "stn.checkpoints": "/elsewhere/checkpoints"}
-    assert _folder(parent_with("RUNNING", there)) == Path("/elsewhere/checkpoints")
+    assert _folder(STUDY, parent_with("RUNNING", there)) == Path("/elsewhere/checkpoints")
     other = {**there, "stn.host": "another-machine"}
-    assert _folder(parent_with("KILLED", other)) == here
+    assert _folder(STUDY, parent_with("KILLED", other)) == here
     with pytest.raises(PipelineError, match="was started on another-machine in /elsewhere;"):
-        _folder(parent_with("RUNNING", other))
+        _folder(STUDY, parent_with("RUNNING", other))
+
+
+def test_a_container_that_comes_back_under_another_name_continues(tmp_path):
+    (tmp_path / f"{STUDY.id}.lock").touch()
+    tags = {"stn.host": "another-name", "stn.checkpoints": str(tmp_path)}
+    parent = tracking.RecordedRun("id", "1", "study", "RUNNING", {}, {}, tags)
+    assert _folder(STUDY, parent) == tmp_path
 
 
 def test_a_store_that_fails_does_not_stop_the_trainings(capsys):
