@@ -30,7 +30,7 @@ setup: .venv/installed
 
 # MLflow breaks a store that several processes create at once, so `mlflow run` must find one
 store: setup
-	@test -s mlflow.db && flock mlflow.db.lock true || $(BIN)/python -m pipeline store
+	@test -s mlflow.db || $(BIN)/python -m pipeline store
 
 train: store
 	$(RUN) -P conv_layer=$(CONV_LAYER) $(if $(EPOCHS),-P epochs=$(EPOCHS))
@@ -54,7 +54,7 @@ lint: setup
 	$(BIN)/mypy pipeline
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

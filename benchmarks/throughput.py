@@ -305,7 +305,7 @@ def as_markdown(report: dict, quick: bool) -> str:
         "",
         "What limits (c): the operators are small. At the rate of large matrix products, a step of "
         f"64 images would take {at_floor:.1f} ms instead of {step[64]:.1f}. A step with a single "
-        f"image takes {step[1]:.1f} ms: that much is Python, dispatch and the start of some fifty "
+        f"image takes {step[1]:.1f} ms: that much is Python, dispatch and the start of many small "
         "operators, forward and back. Most of the rest are oneDNN's convolutions, whose 8, 10 and "
         "20 channels do not fill its vectors of 16, and passes over intermediate results. "
         "Tried without gain: the localization network's first layer as matrix products, too; "

@@ -156,8 +156,7 @@ _NOT_SCIENCE = {"data_dir", "device", "threads", "preset", "experiment"}
 def protocol_label(params: RunParams, except_for: Collection[str] = ()) -> str:
     """The preset's name and what differs from it, such as `replication epochs=3`."""
     preset = read_preset(params.preset) if params.preset else {}
-    single = {k: v for k, v in _of_runs(preset).items() if not isinstance(v, list)}
-    reference = RunParams(**{k: v for k, v in single.items() if "," not in str(v)}).protocol
+    reference = RunParams(**_single(preset)).protocol
     name = Path(params.preset).stem if params.preset else "replication"
     changed = [
         f"{k}={v}" for k, v in params.protocol.items() if v != reference[k] and k not in except_for
@@ -176,11 +175,15 @@ def resolve(given: dict[str, Any]) -> RunParams:
             that is missing or is no mapping of parameters.
     """
     preset = _of_runs(read_preset(given["preset"])) if given.get("preset") else {}
-    try:
-        RunParams(**preset)
-    except ValidationError as error:
-        raise PipelineError(f"preset {given['preset']}: {_explain(error)}") from None
+    _check_preset(given.get("preset"), preset)
     return _complete({**preset, **given})
+
+
+def _check_preset(path: str | None, values: dict[str, Any]) -> None:
+    try:
+        RunParams(**values)
+    except ValidationError as error:
+        raise PipelineError(f"preset {path}: {_explain(error)}") from None
 
 
 def _complete(values: dict[str, Any]) -> RunParams:
@@ -188,6 +191,11 @@ def _complete(values: dict[str, Any]) -> RunParams:
         return RunParams(**values)
     except ValidationError as error:
         raise PipelineError(_explain(error)) from None
+
+
+def _single(preset: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a run that are not lists of values."""
+    return {k: v for k, v in _of_runs(preset).items() if "," not in str(v)}
 
 
 def _of_runs(preset: dict[str, Any]) -> dict[str, Any]:
@@ -226,6 +234,9 @@ def resolve_study(given: dict[str, Any]) -> Study:
             are given.
     """
     preset = read_preset(given["preset"]) if given.get("preset") else {}
+    _check_preset(given.get("preset"), _single(preset))
+    if "seed" in given and "runs" not in given:
+        preset.pop("runs", None)  # the command line goes before the preset
     chosen = {"conv_layer": "conv2d,coordconv2d", **preset, **given}
     own = {name: chosen.pop(name) for name in StudyParams.model_fields if name in chosen}
     try:
@@ -250,8 +261,8 @@ def resolve_study(given: dict[str, Any]) -> Study:
     distinct = sorted({json.dumps(kind, sort_keys=True) for kind in known_by})
     varied = {
         name: list(dict.fromkeys(kind[name] for kind in kinds))
-        for name in lists
-        if len(lists[name]) > 1
+        for name in RunParams.model_fields  # in one order, however they were given
+        if len(lists.get(name, [])) > 1
     }
     label = protocol_label(runs[0], except_for=set(varied))
     return Study(

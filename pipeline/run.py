@@ -27,10 +27,11 @@ from pipeline.train import EVALUATION_BATCH, BestEpoch, Checkpoint, train
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A run that a study has created, and where its checkpoint is, or will be."""
+    """A run that a study has created, where its checkpoint is or will be, and its protocol."""
 
     run_id: str
     checkpoint: Path
+    protocol: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
         network_of(params)  # before a run is opened: it fails where parameters do not go together
     train_digits, test_digits = mnist.load_mnist(params.data_dir)
 
-    protocol = protocol_label(params)
+    protocol = study_run.protocol if study_run else protocol_label(params)
     with tracking.open_run(
         name=f"{params.conv_layer} seed={params.seed}",
         description=_description(params, protocol),
@@ -151,7 +152,8 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
             "best_epoch": best.epoch,
             **_pose_metric(params, model, test),
         }
-        run.log_metrics(best_metrics, step=best.epoch, model_id=model_id)
+        if "best_epoch" not in tracking.metrics_of(run.run_id):  # killed just after that
+            run.log_metrics(best_metrics, step=best.epoch, model_id=model_id)
         candidate = tracking.Candidate(params.selection_set, best.accuracy, best.loss)
         version = tracking.register(model_id, candidate)
     # Only the model of a run that has ended as FINISHED may become champion.
@@ -186,11 +188,14 @@ def network_of(params: RunParams) -> SpatialTransformerNetwork:
 def _save(path: Path, checkpoint: Checkpoint) -> None:
     # under another name first: a process that is killed here leaves the last whole one
     partial_file = path.with_suffix(".tmp")
-    with partial_file.open("wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial_file, path)
+    try:
+        with partial_file.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial_file, path)
+    finally:
+        partial_file.unlink(missing_ok=True)
 
 
 def _load(path: Path) -> Checkpoint | None:

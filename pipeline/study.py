@@ -10,6 +10,8 @@ those that were interrupted from their checkpoints, and repeats those that faile
 
 import fcntl
 import os
+import re
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -17,13 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pipeline import tracking
 from pipeline.data import mnist
 from pipeline.errors import PipelineError
 from pipeline.page import comparison_files
 from pipeline.params import RunParams, Study, protocol_label
+from pipeline.progress import Progress
 from pipeline.report import comparison_of
 from pipeline.tables import for_note
 from pipeline.tracking import RecordedRun, TrackedRun
@@ -31,7 +32,6 @@ from pipeline.workers import Task, Workers
 
 CHECKPOINTS = Path("checkpoints")  # of unfinished runs, by run id; a finished run needs none
 LOOK_SECONDS = 2.0  # between two looks at the store for progress
-LINE_SECONDS = 60.0  # between two lines of progress where the output is no terminal
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,26 @@ def run_study(study: Study) -> StudySummary:
     first = study.runs[0]
     mnist.load_mnist(first.data_dir)  # unpacked once, before the workers read it
     experiment = tracking.current_experiment(first.experiment)
+    started = tracking.parent_of_study(experiment, study.id)
+    folder = _folder(study, started)
     with (
-        _lock(study),
+        _lock(_lock_file(study, folder)),
         tracking.open_run(
             name=f"study {study.label}",
             description=_description(study),
             experiment=experiment,
             params={name: ",".join(map(str, values)) for name, values in study.varied.items()},
-            tags={"stn.study": study.id},
-            run_id=tracking.parent_of_study(experiment, study.id),
+            tags={
+                "stn.study": study.id,
+                "stn.checkpoints": str(folder),
+                "stn.host": socket.gethostname(),
+            },
+            run_id=started.run_id if started else None,
         ) as parent,
     ):
         tasks, kept = _plan(study, tracking.training_runs(experiment, study.id))
         _report_plan(tasks, kept)
-        _train(study, parent, experiment, tasks, kept)
+        _train(study, parent, experiment, folder, tasks, kept)
 
         asked = {_name(study, params) for params in study.runs}
         runs = [
@@ -105,21 +111,46 @@ def _compared_by(study: Study) -> str:
     return ",".join(study.varied)
 
 
+def _folder(study: Study, started: RecordedRun | None) -> Path:
+    """Where the checkpoints of a study are: here, or where it was started before.
+
+    Raises:
+        PipelineError: if it is running, or was killed, on another machine.
+    """
+    here = CHECKPOINTS.absolute()
+    if started is None:
+        return here
+    host = started.tags.get("stn.host")
+    folder = Path(started.tags.get("stn.checkpoints", here))
+    # a container has another name each time; its folder tells that it is the same
+    if host == socket.gethostname() or _lock_file(study, folder).exists():
+        return folder
+    if started.status == "RUNNING":
+        raise PipelineError(
+            f"this study (run {started.run_id}) was started on {host} in {folder.parent}; "
+            "continue it there, or stop it there first"
+        )
+    return here
+
+
+def _lock_file(study: Study, folder: Path) -> Path:
+    return folder / f"{study.id}.lock"
+
+
 @contextmanager
-def _lock(study: Study) -> Iterator[None]:
+def _lock(path: Path) -> Iterator[None]:
     """Let one process at a time work on a study; the lock goes with the process, however it ends.
 
     Raises:
         PipelineError: if another one does.
     """
-    CHECKPOINTS.mkdir(exist_ok=True)
-    path = CHECKPOINTS / f"{study.id}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PipelineError(
-                f"the study {study.id} is running already, in the process {path.read_text()}; "
+                f"this study is running already, in the process {path.read_text()}; "
                 "wait for it, or stop it and start again to continue"
             ) from None
         file.truncate(0)
@@ -146,7 +177,7 @@ def _plan(study: Study, recorded: list[RecordedRun]) -> tuple[list[Task], list[R
             kept.append(finished[-1])
             _checkpoint(finished[-1]).unlink(missing_ok=True)  # left by a kill just before that
             continue
-        task = Task(name, params)
+        task = Task(name, params, protocol_label(params))
         if own and _can_continue(own[-1]):
             task.run_id = own[-1].run_id
             task.checkpoint = _checkpoint(own[-1])
@@ -180,7 +211,12 @@ def _report_plan(tasks: list[Task], kept: list[RecordedRun]) -> None:
 
 
 def _train(
-    study: Study, parent: TrackedRun, experiment: str, tasks: list[Task], kept: list[RecordedRun]
+    study: Study,
+    parent: TrackedRun,
+    experiment: str,
+    folder: Path,
+    tasks: list[Task],
+    kept: list[RecordedRun],
 ) -> None:
     """Train the tasks to their end; on an interruption, stop them and close their runs."""
 
@@ -191,28 +227,51 @@ def _train(
             tags = {
                 "stn.study": study.id,
                 "stn.study_run": task.name,
-                "stn.protocol": protocol_label(task.params),
-                "stn.checkpoints": str(CHECKPOINTS.absolute()),
+                "stn.protocol": task.protocol,
+                "stn.checkpoints": str(folder),
             }
             task.run_id = tracking.create_nested_run(parent, task.name, tags)
-            task.checkpoint = CHECKPOINTS / f"{task.run_id}.pt"
+            task.checkpoint = folder / f"{task.run_id}.pt"
 
-    count = study.params.workers or len(os.sched_getaffinity(0))
-    progress = _Progress(parent, tasks, kept)
-    workers = Workers(tasks, count, prepare)
+    def ended(task: Task) -> None:
+        if task.state == "failed":  # its process may not even have opened the run
+            with _said(f"the run of {task.name} could not be closed"):
+                _close(task)
+
+    progress = Progress(parent, tasks, kept)
+    workers = Workers(tasks, study.params.workers, prepare, ended)
     try:
         while workers.busy():
             time.sleep(LOOK_SECONDS)
-            progress.look()
+            with _said("the progress could not be read"):
+                progress.look()
     finally:
         workers.stop()
         for task in tasks:
-            if task.run_id:
-                state = "FAILED" if task.state == "failed" else "KILLED"
-                tracking.close_run(task.run_id, state, task.error)
-            if task.state == "failed" and task.checkpoint:
-                task.checkpoint.unlink(missing_ok=True)  # it is repeated from its start
-        progress.close()
+            with _said(f"the run of {task.name} could not be closed"):
+                _close(task)
+        with _said("the progress could not be kept"):
+            progress.close()
+
+
+def _close(task: Task) -> None:
+    """Leave nothing of a task that did not come to its end."""
+    if task.run_id:
+        tracking.close_run(
+            task.run_id, "FAILED" if task.state == "failed" else "KILLED", task.error
+        )
+    if task.state == "failed" and task.checkpoint:
+        task.checkpoint.unlink(missing_ok=True)  # it is repeated from its start
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """Say what went wrong with the store and go on: the trainings are worth more than the news."""
+    try:
+        with tracking.plain_errors():
+            yield
+    except PipelineError as problem:
+        print(f"{what}: {problem}", file=sys.stderr)
 
 
 def _description(study: Study, news: list[str] | None = None, comparison: str = "") -> str:
@@ -224,116 +283,25 @@ def _description(study: Study, news: list[str] | None = None, comparison: str = 
         "Its runs are nested below. Started again with the same parameters, it continues.",
     ]
     if news:
-        model = f"[{tracking.REGISTERED_MODEL}](/#/models/{tracking.REGISTERED_MODEL})"
-        lines.append(f"The best models, of {model}: " + "; ".join(news) + ".")
+        page = f"/#/models/{tracking.REGISTERED_MODEL}/versions"
+        best = re.sub(r"version (\d+)", rf"[version \1]({page}/\1)", "; ".join(news))
+        lines.append(f"The best models: {best}.")
     return "\n\n".join([*lines, for_note(comparison)])
-
-
-class _Progress:
-    """How far a study is: a bar on a terminal, else lines; tags and metrics of the parent run."""
-
-    def __init__(self, parent: TrackedRun, tasks: list[Task], kept: list[RecordedRun]) -> None:
-        self.parent, self.tasks, self.kept = parent, tasks, len(kept)
-        best = max(kept, key=lambda run: run.metrics["best_test_accuracy"], default=None)
-        self.best = (
-            (best.metrics["best_test_accuracy"], best.tags["stn.study_run"]) if best else None
-        )
-        self.epochs = {task.name: (0, 0.0) for task in tasks}
-        for task in tasks:
-            if task.run_id:
-                self.epochs[task.name] = tracking.progress(task.run_id)
-        self.told = {task.name: "waiting" for task in tasks}
-        self.start, self.done_before = time.monotonic(), self._done()
-        self.next_line = self.start + LINE_SECONDS
-        self.bar = tqdm(
-            total=sum(task.params.epochs for task in tasks),
-            initial=self.done_before,
-            unit="epoch",
-            disable=None,  # where the output is no terminal
-            bar_format="{n}/{total} epochs |{bar:20}| {elapsed} {postfix}",
-        )
-
-    def look(self) -> None:
-        """Read from the store how far the running tasks are, and tell it."""
-        ended = []
-        for task in self.tasks:
-            if self.told[task.name] in ("finished", "failed"):
-                continue
-            self.told[task.name] = task.state  # first, as it may change at any moment
-            if task.run_id:
-                self.epochs[task.name] = tracking.progress(task.run_id)
-            if self.told[task.name] in ("finished", "failed"):
-                ended.append(task)
-        for task in ended:
-            self._tell_end(task)
-        text = self.text()
-        self.bar.n = self._done()
-        self.bar.set_postfix_str(text)
-        if ended or time.monotonic() >= self.next_line:
-            self.next_line = time.monotonic() + LINE_SECONDS
-            self.parent.set_tags({"stn.progress": text})
-            if self.bar.disable:
-                print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-
-    def _tell_end(self, task: Task) -> None:
-        line = f"{task.name} failed: {task.error}"
-        if task.state == "finished" and task.run_id:
-            metrics = tracking.metrics_of(task.run_id)
-            accuracy = metrics["best_test_accuracy"]
-            line = f"{task.name}: {accuracy:.2%} in epoch {metrics['best_epoch']:.0f}"
-            self.best = max(self.best or (0.0, ""), (accuracy, task.name))
-            finished = self._finished()
-            self.parent.log_metrics(
-                {"runs_finished": finished, "best_test_accuracy": self.best[0]}, step=finished
-            )
-        tqdm.write(line, file=sys.stdout)
-
-    def _finished(self) -> int:
-        return self.kept + sum(state == "finished" for state in self.told.values())
-
-    def _done(self) -> int:
-        return sum(epoch for epoch, _ in self.epochs.values())
-
-    def text(self) -> str:
-        """`3/10 runs, best 99.12% (conv2d seed=1), 14 min left; conv2d seed=3 12/30 98.71%, …`"""
-        parts = [f"{self._finished()}/{self.kept + len(self.tasks)} runs"]
-        if self.best:
-            parts.append(f"best {self.best[0]:.2%} ({self.best[1]})")
-        trained = self._done() - self.done_before
-        left = sum(
-            task.params.epochs - self.epochs[task.name][0]
-            for task in self.tasks
-            if task.state in ("waiting", "running")
-        )
-        if trained and left:
-            minutes = left * (time.monotonic() - self.start) / trained / 60
-            parts.append(f"{minutes:.0f} min left")
-        running = [
-            f"{task.name} {epoch}/{task.params.epochs} {accuracy:.2%}"
-            for task in self.tasks
-            if task.state == "running"
-            for epoch, accuracy in [self.epochs[task.name]]
-        ]
-        return ", ".join(parts) + ("; " + ", ".join(running) if running else "")
-
-    def close(self) -> None:
-        """Take the bar off the terminal, and leave the last state in the parent run."""
-        self.look()
-        self.bar.close()
 
 
 def _promote(runs: list[RecordedRun]) -> list[str]:
     """Offer each layer's best model its alias, and the best of all `champion`."""
-    best: dict[str, tuple[int, tracking.Candidate]] = {}
+    best: dict[tuple[str, str], tuple[int, tracking.Candidate]] = {}
     for run in runs:
         registered = tracking.registered_version(run.run_id)
         if registered is None:  # somebody deleted it
             continue
         for alias in (f"best-{run.params['conv_layer']}", "champion"):
-            if alias not in best or registered[1].beats(best[alias][1]):
-                best[alias] = registered
+            place = alias, registered[1].selection  # those of different sets are not compared
+            if place not in best or registered[1].beats(best[place][1]):
+                best[place] = registered
     return [
         line
-        for alias, (version, candidate) in sorted(best.items())
+        for (alias, _), (version, candidate) in sorted(best.items(), key=lambda item: item[0])
         for line in tracking.promote(version, candidate, [alias])
     ]

@@ -8,7 +8,6 @@ import fcntl
 import os
 import re
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,7 +27,6 @@ import mlflow
 import mlflow.pytorch
 import numpy as np
 import requests
-import sqlalchemy
 import sqlalchemy.exc
 import torch
 from mlflow.data import numpy_dataset
@@ -84,8 +82,8 @@ def _without_password(text: str) -> str:
 def check_store() -> None:
     """Make sure of a store in a SQLite file: that it can be written, and holds MLflow's tables.
 
-    MLflow itself would retry for minutes to write, and of several processes that create the tables
-    at the same moment, all but one fail; so this lets one process at a time look.
+    MLflow itself would retry for minutes to write; of several processes that create the tables at
+    the same moment, all but one fail; and killed meanwhile, it leaves a store that never opens.
 
     Raises:
         PipelineError: if it cannot be written.
@@ -102,13 +100,28 @@ def check_store() -> None:
     elif not parent.is_dir() or not os.access(parent, os.W_OK):
         problem = f"cannot be created: {parent} is no folder that you may write to"
     else:
-        with _one_process_at_a_time():
-            mlflow.search_experiments(max_results=1)
-            mlflow.search_registered_models(max_results=1)
+        if not _has_content(path):
+            with _one_process_at_a_time():
+                if not _has_content(path):
+                    _create_store(path)
         return
     raise PipelineError(
         f"the tracking store {path} {problem}; set MLFLOW_TRACKING_URI to one that can be written"
     )
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def _create_store(path: Path) -> None:
+    # under another name first, so that what has the right name is whole
+    partial = path.with_name(f"{path.name}.new")
+    partial.unlink(missing_ok=True)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{partial}")
+    client.search_experiments(max_results=1)
+    client.search_registered_models(max_results=1)
+    os.replace(partial, path)
 
 
 def _sqlite_file() -> Path | None:
@@ -129,13 +142,6 @@ def _one_process_at_a_time() -> Iterator[None]:
     with path.with_name(f"{path.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
-def _wait_for_other_writers(connection: Any, record: Any) -> None:
-    # SQLite has one writer at a time; by default the others give up after 5 s: "database is locked"
-    if isinstance(connection, sqlite3.Connection):
-        connection.execute("PRAGMA busy_timeout = 120000")
 
 
 @contextmanager
@@ -168,8 +174,11 @@ def open_run(
     taken_over = None
     logged: dict[str, str] = {}
     if run_id:
-        logged = mlflow.get_run(run_id).data.params
+        before = mlflow.get_run(run_id).data
+        logged = before.params
         run = mlflow.start_run(run_id=run_id)
+        if "stn.error" in before.tags:  # of an earlier attempt
+            mlflow.delete_tag("stn.error")
     elif projects_run and projects_run.info.experiment_id == experiment_id:
         taken_over = projects_run
         run = mlflow.start_run(run_id=taken_over.info.run_id)
@@ -325,8 +334,7 @@ class TrackedRun:
 
     def logged_epochs(self) -> int:
         """The last epoch whose metrics are in the store; 0 before the first."""
-        history = mlflow.MlflowClient().get_metric_history(self.run_id, "train_loss")
-        return max((metric.step for metric in history), default=0)
+        return max(metric_history(self.run_id, "train_loss"), default=0)
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Set tags of the run, or replace them."""
@@ -349,7 +357,11 @@ class TrackedRun:
     def log_dataset(self, name: str, context: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Log a data set as an input: its name, digest, shape and context, not its content."""
         data = numpy_dataset.from_numpy(images, targets=labels, name=name)
-        mlflow.log_input(data, context=context)
+        with _one_process_at_a_time():  # MLflow looks whether it has it, and then writes
+            try:
+                mlflow.log_input(data, context=context)
+            except MlflowException:  # a process on another machine was faster
+                mlflow.log_input(data, context=context)
 
     def log_model(self, model: torch.nn.Module, example: np.ndarray, step: int) -> str:
         """Log a model as a pickle-free `pt2` archive, which needs none of this project's code.
@@ -416,6 +428,11 @@ class Candidate:
 
 def register(model_id: str, candidate: Candidate) -> int:
     """Register a logged model, and return its version."""
+    with _one_process_at_a_time():  # MLflow numbers versions by looking for the last one
+        return _register(model_id, candidate)
+
+
+def _register(model_id: str, candidate: Candidate) -> int:
     client = mlflow.MlflowClient()
     try:
         client.create_registered_model(REGISTERED_MODEL, description=_MODEL_NOTE)
@@ -448,7 +465,9 @@ def _promote(version: int, candidate: Candidate, aliases: list[str]) -> list[str
     news = []
     for alias in aliases:
         reason = _reason_to_stay(candidate, holders[alias]) if alias in holders else None
-        if reason:
+        if holders.get(alias) == str(version):
+            news.append(f"{alias} is version {version}")
+        elif reason:
             news.append(f"{alias} stays at version {holders[alias]}, {reason}")
         else:
             client.set_registered_model_alias(REGISTERED_MODEL, alias, str(version))
@@ -518,7 +537,7 @@ def load_model(uri: str) -> LoadedModel:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A training run as the store has it; params as text, `status` such as FINISHED.
+    """A run as the store has it; params as text, `status` such as FINISHED.
 
     metrics: the value of the last step of each.
     """
@@ -555,22 +574,23 @@ def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun
         order_by=["attributes.start_time ASC"],
         output_format="list",
     )
-    return [
-        RecordedRun(
-            run.info.run_id,
-            run.info.experiment_id,
-            run.info.run_name,
-            run.info.status,
-            run.data.params,
-            run.data.metrics,
-            run.data.tags,
-        )
-        for run in runs
-    ]
+    return [_recorded(run) for run in runs]
 
 
-def parent_of_study(experiment: str, study: str) -> str | None:
-    """The id of the run that holds a study, if it was started before."""
+def _recorded(run: Run) -> RecordedRun:
+    return RecordedRun(
+        run.info.run_id,
+        run.info.experiment_id,
+        run.info.run_name,
+        run.info.status,
+        run.data.params,
+        run.data.metrics,
+        run.data.tags,
+    )
+
+
+def parent_of_study(experiment: str, study: str) -> RecordedRun | None:
+    """The run that holds a study, if it was started before."""
     if mlflow.get_experiment_by_name(experiment) is None:
         return None
     found = mlflow.search_runs(
@@ -579,8 +599,10 @@ def parent_of_study(experiment: str, study: str) -> str | None:
         order_by=["attributes.start_time ASC"],
         output_format="list",
     )
-    parents = (run.info.run_id for run in found if MLFLOW_PARENT_RUN_ID not in run.data.tags)
-    return next(parents, None)
+    for run in found:
+        if MLFLOW_PARENT_RUN_ID not in run.data.tags:
+            return _recorded(run)
+    return None
 
 
 def create_nested_run(parent: TrackedRun, name: str, tags: dict[str, str]) -> str:
@@ -599,6 +621,11 @@ def close_run(run_id: str, status: str, error: str | None = None) -> None:
         client.set_terminated(run_id, status)
 
 
+def is_finished(run_id: str) -> bool:
+    """Whether a run has ended well."""
+    return mlflow.get_run(run_id).info.status == "FINISHED"
+
+
 def metrics_of(run_id: str) -> dict[str, float]:
     """The latest value of each metric of a run."""
     return mlflow.get_run(run_id).data.metrics
@@ -606,9 +633,9 @@ def metrics_of(run_id: str) -> dict[str, float]:
 
 def progress(run_id: str) -> tuple[int, float]:
     """The last epoch that a training run has logged, and its test accuracy; (0, 0.0) at first."""
-    history = mlflow.MlflowClient().get_metric_history(run_id, "test_accuracy")
-    last = max(history, key=lambda metric: metric.step, default=None)
-    return (last.step, last.value) if last else (0, 0.0)
+    history = metric_history(run_id, "test_accuracy")
+    last = max(history, default=0)
+    return last, history.get(last, 0.0)
 
 
 def registered_version(run_id: str) -> tuple[int, Candidate] | None:

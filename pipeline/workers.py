@@ -9,11 +9,12 @@ import queue
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loky import ProcessPoolExecutor
+from loky import ProcessPoolExecutor, cpu_count
 from loky.process_executor import BrokenProcessPool, ShutdownExecutorError
 
 from pipeline.errors import PipelineError
@@ -28,6 +29,7 @@ class Task:
 
     name: str
     params: RunParams
+    protocol: str  # its label
     run_id: str | None = None  # of an interrupted run, which is continued
     checkpoint: Path | None = None
     state: str = "waiting"  # then running, finished or failed
@@ -39,20 +41,27 @@ class Workers:
 
     Args:
         tasks: to be trained, in this order.
-        count: of worker processes.
+        count: of worker processes; 0 is one for each core that this process may use.
         prepare: called before a task starts; gives it its run_id and checkpoint.
+        ended: called after it has finished or failed.
     """
 
-    def __init__(self, tasks: list[Task], count: int, prepare: Callable[[Task], None]) -> None:
+    def __init__(
+        self,
+        tasks: list[Task],
+        count: int,
+        prepare: Callable[[Task], None],
+        ended: Callable[[Task], None],
+    ) -> None:
         self._waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
         for task in tasks:
             self._waiting.put(task)
-        self._prepare = prepare
+        self._prepare, self._ended = prepare, ended
         self._executors: dict[int, ProcessPoolExecutor] = {}
         self._stopped = False
         self._threads = [
             threading.Thread(target=self._drive, args=(number,), daemon=True)
-            for number in range(min(count, len(tasks)))
+            for number in range(min(count or cpu_count(), len(tasks)))
         ]
         for thread in self._threads:
             thread.start()
@@ -80,10 +89,11 @@ class Workers:
                 task.state = "running"
                 error = self._train(number, task)
             except Exception as problem:  # such as a store that cannot be reached any more
-                error = f"{type(problem).__name__}: {problem}"
+                error = " ".join(f"{type(problem).__name__}: {problem}".split())
             if not self._stopped:
                 task.error = error
                 task.state = "failed" if error else "finished"
+                self._ended(task)
         executor = self._executors.pop(number, None)
         if executor is not None and not self._stopped:
             executor.shutdown(wait=True)
@@ -95,8 +105,12 @@ class Workers:
             executor = self._executors.get(number)
             if executor is None:
                 executor = self._executors[number] = _executor()
+                if self._stopped:  # meanwhile, by a thread that did not see this executor
+                    break
             try:
-                return executor.submit(_train, task.params, task.run_id, task.checkpoint).result()
+                return executor.submit(
+                    _train, task.params, task.run_id, task.checkpoint, task.protocol
+                ).result()
             except (BrokenProcessPool, ShutdownExecutorError):
                 executor.shutdown(wait=False, kill_workers=True)
                 del self._executors[number]
@@ -118,8 +132,9 @@ def _executor() -> ProcessPoolExecutor:
 
 
 def _start(parent: int) -> None:
-    """Prepare a worker process: Ctrl-C is the parent's to handle, and nobody outlives it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Prepare a worker process: interruptions are the parent's to handle; nobody outlives it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -129,16 +144,18 @@ def _start(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _train(params: RunParams, run_id: str, checkpoint: Path) -> str:
+def _train(params: RunParams, run_id: str, checkpoint: Path, protocol: str) -> str:
     """In the worker: train, and return the error, or an empty text."""
     from pipeline import tracking
     from pipeline.run import StudyRun, run_training
 
     try:
         with tracking.plain_errors():
-            run_training(params, StudyRun(run_id, checkpoint))
+            if not tracking.is_finished(run_id):  # else the last worker died just after that
+                run_training(params, StudyRun(run_id, checkpoint, protocol))
     except PipelineError as error:
         return str(error)
     except Exception as error:  # an error of torch may not survive the way to the parent
+        traceback.print_exc()  # it is nothing that was foreseen
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return ""

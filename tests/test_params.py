@@ -129,6 +129,18 @@ def test_a_wrong_value_of_a_study_is_named_with_what_is_allowed(given, words):
         assert word in str(error.value)
 
 
+def test_a_wrong_value_in_a_preset_names_the_preset(preset):
+    path = preset("epochs: 0\n")
+    for function in (resolve, resolve_study):
+        with pytest.raises(PipelineError, match=r"preset .*mine.yaml: epochs: got 0"):
+            function({"preset": path, "epochs": "3"})
+
+
+def test_seeds_on_the_command_line_go_before_the_presets_number_of_runs(preset):
+    study = resolve_study({"preset": preset("runs: 3\n"), "conv_layer": "conv2d", "seed": "7"})
+    assert [run.seed for run in study.runs] == [7]
+
+
 def test_a_preset_of_a_study_serves_a_training_as_well(preset):
     path = preset("runs: 3\nmargin: 0.2\nepochs: 2\n")
     assert resolve({"preset": path}).epochs == 2

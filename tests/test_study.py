@@ -1,5 +1,6 @@
 """The plan of a study, on real SQLite stores; the whole of it is in end_to_end/test_study.py."""
 
+import socket
 from pathlib import Path
 
 import mlflow
@@ -8,7 +9,8 @@ import pytest
 from pipeline import tracking
 from pipeline.errors import PipelineError
 from pipeline.params import resolve_study
-from pipeline.study import _lock, _name, _plan, _Progress
+from pipeline.progress import Progress
+from pipeline.study import _folder, _lock, _name, _plan, _promote, _said
 from pipeline.workers import Task
 
 STUDY = resolve_study({"runs": "2", "epochs": "3"})
@@ -70,6 +72,15 @@ def test_finished_runs_are_kept_interrupted_ones_continued_failed_ones_repeated(
     }
 
 
+def test_more_runs_are_added_to_a_finished_study(parent):
+    for params in STUDY.runs:
+        nested(parent, _name(STUDY, params), "FINISHED", 3)
+    larger = resolve_study({"runs": "3", "epochs": "3"})
+    tasks, kept = _plan(larger, tracking.training_runs("stn-mnist", larger.id))
+    assert [task.name for task in tasks] == ["conv2d seed=2", "coordconv2d seed=2"]
+    assert len(kept) == 4
+
+
 def test_a_run_that_died_in_its_first_epoch_is_begun_again_and_not_doubled(parent):
     run_id = nested(parent, "conv2d seed=0")
     assert plan()[0]["conv2d seed=0"] == run_id
@@ -89,16 +100,72 @@ def test_a_run_that_nobody_asks_for_any_more_does_not_stay_running(parent):
 
 def test_the_parent_is_found_again_and_is_none_of_its_runs(parent):
     nested(parent, "conv2d seed=0")
-    assert tracking.parent_of_study("stn-mnist", STUDY.id) == parent.run_id
+    found = tracking.parent_of_study("stn-mnist", STUDY.id)
+    assert (found.run_id, found.status) == (parent.run_id, "RUNNING")
+    assert found.tags["stn.study"] == STUDY.id
     assert tracking.parent_of_study("stn-mnist", "another") is None
     assert tracking.parent_of_study("no experiment", STUDY.id) is None
 
 
 def test_two_processes_do_not_work_on_one_study(store):
-    with _lock(STUDY), pytest.raises(PipelineError, match="is running already, in the process"):
-        _lock(STUDY).__enter__()
-    with _lock(STUDY):  # free again
+    path = store / "checkpoints" / "study.lock"
+    with _lock(path), pytest.raises(PipelineError, match="is running already, in the process"):
+        _lock(path).__enter__()
+    with _lock(path):  # free again
         pass
+
+
+def test_a_study_goes_on_where_it_was_started():
+    here, host = Path.cwd() / "checkpoints", socket.gethostname()
+    assert _folder(STUDY, None) == here
+
+    def parent_with(status, tags):
+        return tracking.RecordedRun("id", "1", "study", status, {}, {}, tags)
+
+    there = {"stn.host": host, "stn.checkpoints": "/elsewhere/checkpoints"}
+    assert _folder(STUDY, parent_with("RUNNING", there)) == Path("/elsewhere/checkpoints")
+    other = {**there, "stn.host": "another-machine"}
+    assert _folder(STUDY, parent_with("KILLED", other)) == here
+    with pytest.raises(PipelineError, match="was started on another-machine in /elsewhere;"):
+        _folder(STUDY, parent_with("RUNNING", other))
+
+
+def test_a_container_that_comes_back_under_another_name_continues(tmp_path):
+    (tmp_path / f"{STUDY.id}.lock").touch()
+    tags = {"stn.host": "another-name", "stn.checkpoints": str(tmp_path)}
+    parent = tracking.RecordedRun("id", "1", "study", "RUNNING", {}, {}, tags)
+    assert _folder(STUDY, parent) == tmp_path
+
+
+def test_a_store_that_fails_does_not_stop_the_trainings(capsys):
+    with _said("the progress could not be read"):
+        raise OSError("disk full")
+    assert capsys.readouterr().err == "the progress could not be read: disk full\n"
+
+
+def test_an_alias_is_offered_to_the_best_of_each_selection(parent, monkeypatch):
+    """A grid over validation_size has models whose accuracies mean different things."""
+    made = {
+        "a": (1, tracking.Candidate("test", 0.99, 0.1)),
+        "b": (2, tracking.Candidate("validation 100", 0.98, 0.1)),
+        "c": (3, tracking.Candidate("test", 0.97, 0.1)),
+    }
+    offered = []
+    monkeypatch.setattr(tracking, "registered_version", made.get)
+    monkeypatch.setattr(
+        tracking, "promote", lambda version, _, aliases: offered.append((version, *aliases)) or []
+    )
+    runs = [
+        tracking.RecordedRun(run_id, "1", "", "FINISHED", {"conv_layer": "conv2d"}, {}, {})
+        for run_id in made
+    ]
+    _promote(runs)
+    assert sorted(offered) == [
+        (1, "best-conv2d"),
+        (1, "champion"),
+        (2, "best-conv2d"),
+        (2, "champion"),
+    ]
 
 
 def test_a_name_says_what_varies(store):
@@ -109,14 +176,22 @@ def test_a_name_says_what_varies(store):
     ]
 
 
+def test_names_do_not_depend_on_the_order_of_the_options():
+    def names(**given):
+        study = resolve_study({"runs": "1", **given})
+        return {_name(study, params) for params in study.runs}
+
+    assert names(lr="0.01,0.1", momentum="0,0.9") == names(momentum="0.9,0", lr="0.1,0.01")
+
+
 def test_the_progress_counts_names_the_best_and_foretells_the_end(parent):
     tracking.close_run(nested(parent, "conv2d seed=0", epochs=3), "FINISHED")
     kept = tracking.training_runs("stn-mnist", STUDY.id)
     mlflow.log_metric("best_test_accuracy", 0.97, run_id=kept[0].run_id)
     kept = tracking.training_runs("stn-mnist", STUDY.id)
-    running = Task("coordconv2d seed=0", STUDY.runs[1], state="running")
-    waiting = Task("conv2d seed=1", STUDY.runs[2])
-    progress = _Progress(parent, [running, waiting], kept)
+    running = Task("coordconv2d seed=0", STUDY.runs[1], STUDY.label, state="running")
+    waiting = Task("conv2d seed=1", STUDY.runs[2], STUDY.label)
+    progress = Progress(parent, [running, waiting], kept)
     assert progress.text() == (
         "1/3 runs, best 97.00% (conv2d seed=0); coordconv2d seed=0 0/3 0.00%"
     )
@@ -129,4 +204,7 @@ def test_the_progress_counts_names_the_best_and_foretells_the_end(parent):
     running.state = "failed"
     running.error = "out of disk"
     progress.look()
-    assert mlflow.get_run(parent.run_id).data.tags["stn.progress"].startswith("1/3 runs")
+    progress.close()
+    stored = mlflow.get_run(parent.run_id).data
+    assert stored.tags["stn.progress"].startswith("1/3 runs")
+    assert stored.metrics == {"runs_finished": 1, "best_test_accuracy": 0.97}

@@ -12,16 +12,16 @@ from pipeline.params import RunParams
 from pipeline.workers import ATTEMPTS, Task, Workers
 
 
-def succeed(params, run_id, checkpoint):
+def succeed(params, run_id, checkpoint, protocol):
     checkpoint.write_text(f"{os.environ['OMP_NUM_THREADS']} {os.getppid()}")
     return ""
 
 
-def fail_with_odd_seeds(params, run_id, checkpoint):
+def fail_with_odd_seeds(params, run_id, checkpoint, protocol):
     return "disk full" if params.seed % 2 else ""
 
 
-def die_twice(params, run_id, checkpoint):
+def die_twice(params, run_id, checkpoint, protocol):
     """Each process gets one epoch further, as a real training does."""
     lives = checkpoint.read_text() if checkpoint.exists() else ""
     if len(lives) == 2:
@@ -30,23 +30,23 @@ def die_twice(params, run_id, checkpoint):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die(params, run_id, checkpoint):
+def die(params, run_id, checkpoint, protocol):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def sleep(params, run_id, checkpoint):
+def sleep(params, run_id, checkpoint, protocol):
     checkpoint.write_text(str(os.getpid()))
     time.sleep(600)
 
 
 def run(monkeypatch, tmp_path, function, count=2, tasks=2):
     monkeypatch.setattr(workers, "_train", function)
-    tasks = [Task(f"run {n}", RunParams(seed=n)) for n in range(tasks)]
+    tasks = [Task(f"run {n}", RunParams(seed=n), "replication") for n in range(tasks)]
 
     def prepare(task):
         task.run_id, task.checkpoint = "id", tmp_path / f"{task.name}.pt"
 
-    return tasks, Workers(tasks, count, prepare)
+    return tasks, Workers(tasks, count, prepare, lambda task: None)
 
 
 def wait(pool, seconds=60):
@@ -84,12 +84,14 @@ def test_a_task_whose_processes_die_without_progress_fails_in_the_end(monkeypatc
 
 
 def test_a_task_that_cannot_be_prepared_fails(monkeypatch, tmp_path):
-    tasks = [Task("run", RunParams())]
+    tasks = [Task("run", RunParams(), "replication")]
 
     def prepare(task):
         raise OSError("the store is gone")
 
-    wait(Workers(tasks, 1, prepare))
+    ended = []
+    wait(Workers(tasks, 1, prepare, ended.append))
+    assert ended == tasks
     assert tasks[0].state == "failed"
     assert "the store is gone" in tasks[0].error
 

@@ -58,6 +58,7 @@ def check_out(folder: Path) -> Checkout:
             shutil.copy(source, folder)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    environment["OMP_NUM_THREADS"] = "1"  # another test runs beside this one
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     return Checkout(folder, environment)
 

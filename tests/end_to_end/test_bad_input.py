@@ -21,7 +21,7 @@ SMALL = ["--validation-size", "59000", "--batch-size", "500", "--epochs", "1"]
         (["train", "--lr", "nan"], "lr"),
         (["train", "--validation_size", "60000"], "validation_size"),
         (["train", "--preset", "wrong.yaml"], "did you mean epochs?"),
-        (["train", "--preset", "params/none.yaml"], "there are: params/replication.yaml"),
+        (["train", "--preset", "params/none.yaml"], "there are: params/augmented.yaml, params/"),
         (["train", "--device", "cuda"], "torch finds no GPU"),
         (["train", "--data_dir", "damaged"], "t10k-labels-idx1-ubyte.gz is damaged"),
         (["evaluate", "--model_uri", "models:/stn-mnist@none"], "models:/stn-mnist@none"),
