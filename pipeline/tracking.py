@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -323,12 +324,17 @@ class TrackedRun:
         mlflow.log_metrics(metrics, step=step, run_id=self.run_id, model_id=model_id)
 
     def log_artifacts(self, artifacts: dict[str, Any]) -> None:
-        """Log figures, texts and dictionaries, by file name; dictionaries as .json or .yaml."""
+        """Log figures, texts, bytes and dictionaries by file name; the last as .json or .yaml."""
         for name, content in artifacts.items():
             if isinstance(content, matplotlib.figure.Figure):
                 mlflow.log_figure(content, name, save_kwargs={"dpi": 110})
             elif isinstance(content, str):
                 mlflow.log_text(content, name)
+            elif isinstance(content, bytes):
+                with tempfile.TemporaryDirectory() as folder:
+                    file = Path(folder, name)
+                    file.write_bytes(content)
+                    mlflow.log_artifact(str(file))
             else:
                 mlflow.log_dict(content, name)
 
@@ -659,10 +665,19 @@ def metric_history(run_id: str, name: str) -> dict[int, float]:
 
 def artifact_text(run_id: str, name: str) -> str | None:
     """A text among a run's artifacts; None if there is none of that name."""
+    content = artifact_bytes(run_id, name)
+    return None if content is None else content.decode()
+
+
+def artifact_bytes(run_id: str, name: str) -> bytes | None:
+    """The content of a file among a run's artifacts; None if there is none of that name."""
     artifacts = mlflow.MlflowClient().list_artifacts(run_id)
     if name not in {artifact.path for artifact in artifacts}:
         return None
-    return mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(
+            mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{name}", dst_path=folder)
+        ).read_bytes()
 
 
 def serve_ui(experiment: str | None) -> None:
