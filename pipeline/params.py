@@ -9,7 +9,8 @@ import difflib
 import hashlib
 import itertools
 import json
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,10 +33,16 @@ class RunParams(BaseModel):
         "conv2d", description="convolution inside the localization network"
     )
     epochs: int = Field(30, ge=1, description="passes over the training images")
+    iterations: int = Field(
+        0, ge=0, description="training steps, in place of epochs; 0 trains for epochs"
+    )
     batch_size: int = Field(64, ge=1, le=TRAINING_IMAGES, description="images per step")
     lr: float = Field(0.01, gt=0, description="learning rate of SGD")
     momentum: float = Field(0.0, ge=0, lt=1, description="momentum of SGD")
     lr_step: int = Field(15, ge=1, description="epochs between two decays of the learning rate")
+    lr_step_iterations: int = Field(
+        0, ge=0, description="the same in training steps, in place of lr_step; 0 goes by lr_step"
+    )
     lr_gamma: float = Field(0.5, gt=0, le=1, description="factor of each decay")
     seed: int = Field(
         0, ge=0, lt=2**32, description="of initialization, batch order, dropout, validation split"
@@ -126,6 +133,26 @@ class RunParams(BaseModel):
         return chosen if self.dataset == "mnist" else f"{self.dataset} {chosen}"
 
     @property
+    def aliases(self) -> list[str]:
+        """The aliases that the best model may get."""
+        return model_aliases(self.conv_layer, self.dataset)
+
+    @property
+    def planned_epochs(self) -> int:
+        """How many epochs the training has."""
+        return self.epochs_over(TRAINING_IMAGES - self.validation_size)
+
+    def epochs_over(self, images: int) -> int:
+        """The same with so many training images; `iterations` may cut the last epoch short."""
+        if not self.iterations:
+            return self.epochs
+        return math.ceil(self.iterations / self.steps_over(images))
+
+    def steps_over(self, images: int) -> int:
+        """The training steps of a whole epoch with so many images."""
+        return math.ceil(images / self.batch_size)
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """The parameters that must agree for two runs to be comparable.
 
@@ -141,12 +168,29 @@ class StudyParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     runs: int = Field(5, ge=1, le=1000, description="runs of each kind, with the seeds 0, 1, …")
+    seeds: int | None = Field(None, ge=1, le=1000, description="another name of runs")
     workers: int = Field(
         0, ge=0, le=1024, description="runs trained at the same time; 0 is one for each core"
     )
     margin: float = Field(
         0.1, gt=0, le=100, description="differences up to this one, in percentage points, are none"
     )
+
+
+def kind_of(params: RunParams, names: Iterable[str]) -> str:
+    """The values of these parameters: `coordconv2d stn-c1 lr=0.1`.
+
+    A layer and an architecture speak for themselves; any other value stands with its name.
+    """
+    values = {name: getattr(params, name) for name in names}
+    plain = ("conv_layer", "architecture")
+    return " ".join(v if name in plain else f"{name}={v}" for name, v in values.items())
+
+
+def model_aliases(conv_layer: str, dataset: str) -> list[str]:
+    """Of its layer, and of all; each data set but `mnist` has its own, as `champion-rotated`."""
+    suffix = "" if dataset == "mnist" else f"-{dataset}"
+    return [f"best-{conv_layer}{suffix}", f"champion{suffix}"]
 
 
 _VARIED = {"conv_layer", "seed"}
@@ -235,6 +279,7 @@ def resolve_study(given: dict[str, Any]) -> Study:
     """
     preset = read_preset(given["preset"]) if given.get("preset") else {}
     _check_preset(given.get("preset"), _single(preset))
+    preset, given = _seeds_as_runs(preset), _seeds_as_runs(given)
     if "seed" in given and "runs" not in given:
         preset.pop("runs", None)  # the command line goes before the preset
     chosen = {"conv_layer": "conv2d,coordconv2d", **preset, **given}
@@ -268,6 +313,14 @@ def resolve_study(given: dict[str, Any]) -> Study:
     return Study(
         hashlib.sha256("".join(distinct).encode()).hexdigest()[:12], label, varied, runs, study
     )
+
+
+def _seeds_as_runs(given: dict[str, Any]) -> dict[str, Any]:
+    if "seeds" not in given:
+        return dict(given)
+    if "runs" in given:
+        raise PipelineError("give runs or seeds, which are the same, but not both")
+    return {"runs" if name == "seeds" else name: value for name, value in given.items()}
 
 
 def _default(name: str) -> Any:
@@ -329,6 +382,7 @@ def _explain(error: ValidationError, model: type[BaseModel] = RunParams) -> str:
 def allowed_values(name: str, model: type[BaseModel] = RunParams) -> str:
     """The values of a parameter in words, such as `an integer >= 1` or `auto, cpu, cuda`."""
     schema = model.model_json_schema()["properties"][name]
+    schema = schema.get("anyOf", [schema])[0]  # of what may be left out, the second is null
     if "enum" in schema:
         return ", ".join(schema["enum"])
     if "const" in schema:

@@ -36,7 +36,7 @@ class Progress:
         self.start, self.done_before = time.monotonic(), self._done()
         self.next_line = self.start + LINE_SECONDS
         self.bar = tqdm(
-            total=sum(task.params.epochs for task in tasks),
+            total=sum(task.params.planned_epochs for task in tasks),
             initial=self.done_before,
             unit="epoch",
             disable=None,  # where the output is no terminal
@@ -98,7 +98,7 @@ class Progress:
             parts.append(f"best {self.best[0]:.2%} ({self.best[1]})")
         trained = self._done() - self.done_before
         left = sum(
-            task.params.epochs - self.epochs[task.name][0]
+            task.params.planned_epochs - self.epochs[task.name][0]
             for task in self.tasks
             if task.state in ("waiting", "running")
         )
@@ -106,7 +106,7 @@ class Progress:
             minutes = left * (time.monotonic() - self.start) / trained / 60
             parts.append(f"{minutes:.0f} min left")
         running = [
-            f"{task.name} {epoch}/{task.params.epochs} {accuracy:.2%}"
+            f"{task.name} {epoch}/{task.params.planned_epochs} {accuracy:.2%}"
             for task in self.tasks
             if task.state == "running"
             for epoch, accuracy in [self.epochs[task.name]]

@@ -2,13 +2,12 @@
 
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import yaml
+from torch import Tensor
 from tqdm import tqdm
 
 from pipeline import figures, tracking
@@ -17,6 +16,7 @@ from pipeline.data.distorted import NORMALIZATION, TEST_COPIES, Posed, fixed_set
 from pipeline.data.mnist import Digits
 from pipeline.data.warps import IMAGE_SIZES
 from pipeline.errors import PipelineError
+from pipeline.gallery import animation, eight_poses, is_frame, poses_file, transformed
 from pipeline.grids import TRANSFORMS
 from pipeline.metrics import Scores, pose_deviation, score
 from pipeline.models.portable import PortableModel
@@ -59,13 +59,12 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
     tracking.check_store()
     device = _device(params.device)
     torch.set_num_threads(params.threads or torch.get_num_threads())
-    with torch.device("meta"):
-        network_of(params)  # before a run is opened: it fails where parameters do not go together
+    check_network(params)
     train_digits, test_digits = mnist.load_mnist(params.data_dir)
 
     protocol = study_run.protocol if study_run else protocol_label(params)
     with tracking.open_run(
-        name=f"{params.conv_layer} seed={params.seed}",
+        name=_name(params),
         description=_description(params, protocol),
         experiment=params.experiment,
         params=params.model_dump(exclude_none=True),
@@ -82,7 +81,6 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
         clutter = train_digits.images
         test = fixed_set(params.dataset, test_digits, clutter, TEST_COPIES.get(params.dataset, 1))
         one_copy = Digits(*(part[: len(test_digits.labels)] for part in test.digits))
-        test_digits = test.digits
         validation_digits = None
         if params.validation_size:
             train_digits, validation_digits = mnist.split_validation(
@@ -92,7 +90,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
         for context, digits in (
             ("training", train_digits),
             ("validation", validation_digits),
-            ("testing", test_digits),
+            ("testing", test.digits),
         ):
             if digits is not None:
                 run.log_dataset(
@@ -103,17 +101,30 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
                 )
 
         torch.manual_seed(params.seed)
-        model = network_of(params)
+        model = _network(params)
         model.to(device).to(memory_format=torch.channels_last)
         history: list[dict[str, float]] = []
+        poses = eight_poses(params.dataset, test_digits, clutter)
+        frames: dict[int, Tensor] = {}  # what the transformer makes of them, by epoch
+        if model.transformer is not None:
+            frames[0] = transformed(model.eval(), params, poses)[0]
         if checkpoint:
+            frames = checkpoint["frames"]
             history += checkpoint["history"]
             # killed between the checkpoint and the store, a run may lack its last epoch there
             for epoch in range(run.logged_epochs() + 1, len(history) + 1):
                 run.log_metrics(history[epoch - 1], step=epoch)
             run.drop_models()
 
-        with tqdm(total=params.epochs, unit="epoch", disable=True if study_run else None) as bar:
+        epochs = params.planned_epochs
+        with tqdm(total=epochs, unit="epoch", disable=True if study_run else None) as bar:
+
+            def on_checkpoint(state: Checkpoint) -> None:
+                epoch = len(state["history"])
+                if frames and is_frame(epoch, epochs):
+                    frames[epoch] = transformed(model, params, poses)[0]
+                if study_run:
+                    _save(study_run.checkpoint, {**state, "frames": frames})
 
             def on_epoch_end(epoch: int, metrics: dict[str, float]) -> None:
                 run.log_metrics(metrics, step=epoch)
@@ -122,7 +133,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
                     return
                 bar.update()
                 bar.write(
-                    f"epoch {epoch}/{params.epochs}: train loss {metrics['train_loss']:.4f}, "
+                    f"epoch {epoch}/{epochs}: train loss {metrics['train_loss']:.4f}, "
                     f"test accuracy {metrics['test_accuracy']:.2%}, "
                     f"{metrics['epoch_seconds']:.1f} s"
                 )
@@ -134,7 +145,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
                 params,
                 validation_digits and validation_digits.to(device),
                 on_epoch_end,
-                partial(_save, study_run.checkpoint) if study_run else None,
+                on_checkpoint,
                 checkpoint,
             )
 
@@ -142,9 +153,16 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
         model.to("cpu").to(memory_format=torch.contiguous_format)  # as a pt2 archive wants it
         normalization = NORMALIZATION[params.dataset]
         portable = PortableModel(model, *normalization).eval().requires_grad_(False)
-        scores = _score(portable, test_digits)
-        run.log_artifacts(_artifacts(params, model, test_digits, scores, history, best))
-        model_id = run.log_model(portable, test_digits.images[:4].numpy(), best.epoch)
+        scores = _score(portable, test.digits)
+        run.log_artifacts(_artifacts(params, model.eval(), test.digits, scores, history, best))
+        if frames:
+            run.log_artifacts(
+                {
+                    "poses.npz": poses_file(poses, *transformed(model, params, poses)),
+                    "transformer.gif": animation(poses, frames),
+                }
+            )
+        model_id = run.log_model(portable, test.digits.images[:4].numpy(), best.epoch)
         best_metrics = {
             "best_test_accuracy": scores.accuracy,
             "best_test_f1": scores.f1,
@@ -161,16 +179,24 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
     if study_run:
         study_run.checkpoint.unlink(missing_ok=True)
     else:
-        news = tracking.promote(version, candidate, [f"best-{params.conv_layer}", "champion"])
+        news = tracking.promote(version, candidate, params.aliases)
     return RunSummary(run.run_id, run.url, best.epoch, scores.accuracy, scores.f1, version, news)
 
 
-def network_of(params: RunParams) -> SpatialTransformerNetwork:
-    """A fresh network as the parameters want it.
+def _name(params: RunParams) -> str:
+    """`coordconv2d seed=3`, or `conv2d stn-c1 rotated seed=3`: with what is not usual."""
+    usual = ("stn-c0", "mnist")
+    kind = [word for word in (params.architecture, params.dataset) if word not in usual]
+    return " ".join([params.conv_layer, *kind, f"seed={params.seed}"])
 
-    Raises:
-        PipelineError: where they do not go together.
-    """
+
+def check_network(params: RunParams) -> None:
+    """Raises PipelineError where the parameters of the network do not go together."""
+    with torch.device("meta"):  # takes neither time nor memory
+        _network(params)
+
+
+def _network(params: RunParams) -> SpatialTransformerNetwork:
     return build_model(
         params.conv_layer,
         params.padding_mode,
@@ -233,13 +259,9 @@ def _artifacts(
     }
     if model.transformer is not None:
         shown = test_digits.images[:64]
-        grid = model.grid(normalize(params.dataset, shown), shown.shape[-1])
-        # what a transformer of feature maps does to them is drawn on the image
-        after = F.grid_sample(
-            shown / 255, grid, padding_mode=params.padding_mode, align_corners=False
-        )
+        after, _ = transformed(model, params, shown)
         artifacts["stn_before_after.png"] = figures.before_after_figure(
-            (shown / 255).squeeze(1).numpy(), after.squeeze(1).numpy()
+            shown.squeeze(1).numpy(), after.squeeze(1).numpy()
         )
     return artifacts
 

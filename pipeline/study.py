@@ -23,9 +23,10 @@ from pipeline import tracking
 from pipeline.data import mnist
 from pipeline.errors import PipelineError
 from pipeline.page import comparison_files
-from pipeline.params import RunParams, Study, protocol_label
+from pipeline.params import RunParams, Study, kind_of, model_aliases, protocol_label
 from pipeline.progress import Progress
 from pipeline.report import comparison_of
+from pipeline.run import check_network
 from pipeline.tables import for_note
 from pipeline.tracking import RecordedRun, TrackedRun
 from pipeline.workers import Task, Workers
@@ -51,6 +52,9 @@ def run_study(study: Study) -> StudySummary:
         PipelineError: on unusable data or store, if the study is running already, or if runs
             failed; the other runs and their comparison are in the store then.
     """
+    for params in study.runs:
+        if params.seed == study.runs[0].seed:  # one of each kind
+            check_network(params)
     tracking.check_store()
     first = study.runs[0]
     mnist.load_mnist(first.data_dir)  # unpacked once, before the workers read it
@@ -161,9 +165,8 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _name(study: Study, params: RunParams) -> str:
     """What a run is called, in its study unique: `coordconv2d seed=3`."""
-    values: list[str] = [params.conv_layer]
-    values += [f"{name}={getattr(params, name)}" for name in study.varied if name != "conv_layer"]
-    return " ".join([*values, f"seed={params.seed}"])
+    others = [name for name in study.varied if name != "conv_layer"]
+    return f"{kind_of(params, ['conv_layer', *others])} seed={params.seed}"
 
 
 def _plan(study: Study, recorded: list[RecordedRun]) -> tuple[list[Task], list[RecordedRun]]:
@@ -296,7 +299,7 @@ def _promote(runs: list[RecordedRun]) -> list[str]:
         registered = tracking.registered_version(run.run_id)
         if registered is None:  # somebody deleted it
             continue
-        for alias in (f"best-{run.params['conv_layer']}", "champion"):
+        for alias in model_aliases(run.params["conv_layer"], run.params.get("dataset", "mnist")):
             place = alias, registered[1].selection  # those of different sets are not compared
             if place not in best or registered[1].beats(best[place][1]):
                 best[place] = registered

@@ -11,6 +11,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -62,12 +63,14 @@ def train(
         train_set: the digits as stored, uint8; each batch is distorted anew, as `params.dataset`
             says, and normalized, which costs next to nothing and a fifth of the memory.
         test_set, validation_set: the same, but distorted already.
-        params: dataset, epochs, batch_size, augmentation, lr, localization_lr_scale, momentum,
-            lr_step and lr_gamma are read.
+        params: dataset, epochs, iterations, batch_size, augmentation, lr, localization_lr_scale,
+            momentum, lr_step, lr_step_iterations and lr_gamma are read. With `iterations`, the last
+            epoch may be cut short.
         on_epoch_end: called after each epoch with its number and metrics: `train_loss` and
             `train_accuracy` (means over the epoch's steps, with dropout), `test_loss` and
             `test_accuracy`, with a validation set `val_loss` and `val_accuracy`,
-            `learning_rate`, `epoch_seconds`, and `images_per_second` of the training steps.
+            `learning_rate` (in its first step), `epoch_seconds`, and `images_per_second` of the
+            training steps.
         on_checkpoint: called before that with all that the next epochs depend on, and with the
             metrics of all epochs so far as `history`. The tensors are the live ones: save them
             before returning.
@@ -80,7 +83,11 @@ def train(
     optimizer = torch.optim.SGD(
         _parameter_groups(model, params), lr=params.lr, momentum=params.momentum, fused=True
     )
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, params.lr_step, params.lr_gamma)
+    schedule = torch.optim.lr_scheduler.StepLR(
+        optimizer, params.lr_step_iterations or params.lr_step, params.lr_gamma
+    )
+    decays_by_step = params.lr_step_iterations > 0
+    whole = params.steps_over(len(train_set.labels))
     best: BestEpoch | None = None
     history: list[dict[str, float]] = []
     if checkpoint is not None:
@@ -91,18 +98,24 @@ def train(
         history = checkpoint["history"]
         _set_random_state(checkpoint["random"])
 
-    for epoch in range(len(history) + 1, params.epochs + 1):
+    for epoch in range(len(history) + 1, params.epochs_over(len(train_set.labels)) + 1):
+        steps = min(whole, params.iterations - (epoch - 1) * whole) if params.iterations else whole
+        learning_rate = float(schedule.get_last_lr()[0])
         start = time.perf_counter()
-        metrics = train_epoch(model, train_set, optimizer, params)
-        metrics["images_per_second"] = len(train_set.labels) / (time.perf_counter() - start)
-        metrics["learning_rate"] = float(schedule.get_last_lr()[0])
+        metrics = train_epoch(
+            model, train_set, optimizer, params, steps, schedule if decays_by_step else None
+        )
+        images = min(steps * params.batch_size, len(train_set.labels))
+        metrics["images_per_second"] = images / (time.perf_counter() - start)
+        metrics["learning_rate"] = learning_rate
         if not all(parameter.isfinite().all() for parameter in model.parameters()):
             raise PipelineError(
                 f"training diverged in epoch {epoch}: weights are not finite, "
                 f"train loss {metrics['train_loss']:g}; "
                 f"use a smaller lr (now {params.lr:g}) or momentum (now {params.momentum:g})"
             )
-        schedule.step()
+        if not decays_by_step:
+            schedule.step()
 
         loss, accuracy = evaluate(model, test_set, params.dataset)
         metrics |= {"test_loss": loss, "test_accuracy": accuracy}
@@ -141,13 +154,23 @@ def _parameter_groups(model: nn.Module, params: RunParams) -> list[dict[str, Any
 
 
 def train_epoch(
-    model: nn.Module, train_set: Digits, optimizer: torch.optim.Optimizer, params: RunParams
+    model: nn.Module,
+    train_set: Digits,
+    optimizer: torch.optim.Optimizer,
+    params: RunParams,
+    steps: int | None = None,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> dict[str, float]:
-    """One pass over the training images; `train_loss` and `train_accuracy` over all its steps."""
+    """One pass over the training images; `train_loss` and `train_accuracy` over all its steps.
+
+    steps: ends the pass after so many.
+    schedule: of the learning rate, told of each step.
+    """
     model.train()
+    count = 0
     loss_sum = torch.zeros((), device=train_set.labels.device)
     correct = torch.zeros((), device=train_set.labels.device, dtype=torch.long)
-    for pixels, labels in shuffled_batches(*train_set, params.batch_size):
+    for pixels, labels in islice(shuffled_batches(*train_set, params.batch_size), steps):
         images = normalize(params.dataset, distort(params.dataset, pixels, train_set.images).images)
         if params.augmentation == "affine":
             images = augment(images)
@@ -156,10 +179,12 @@ def train_epoch(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        if schedule is not None:
+            schedule.step()
+        count += len(labels)
         # summed on the device and read once an epoch: reading waits for the device
         loss_sum += loss.detach() * len(labels)
         correct += (logits.argmax(dim=1) == labels).sum()
-    count = len(train_set.labels)
     return {"train_loss": loss_sum.item() / count, "train_accuracy": correct.item() / count}
 
 

@@ -129,6 +129,29 @@ def test_a_wrong_value_of_a_study_is_named_with_what_is_allowed(given, words):
         assert word in str(error.value)
 
 
+def test_seeds_is_another_name_of_runs(preset):
+    assert len(resolve_study({"seeds": "2"}).runs) == 4
+    assert len(resolve_study({"preset": preset("runs: 3"), "seeds": "1"}).runs) == 2
+    assert resolve_study({"seeds": "2"}).id == resolve_study({"runs": "5"}).id
+    with pytest.raises(PipelineError, match="runs or seeds"):
+        resolve_study({"seeds": "2", "runs": "2"})
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs"),
+    [
+        ({"epochs": "7"}, 7),
+        ({"iterations": "1"}, 1),
+        ({"iterations": "938"}, 1),  # 60,000 images in batches of 64
+        ({"iterations": "939", "epochs": "7"}, 2),
+        ({"iterations": "70000", "batch_size": "256"}, 298),
+        ({"iterations": "782", "validation_size": "10000"}, 1),
+    ],
+)
+def test_iterations_take_the_place_of_epochs(given, epochs):
+    assert resolve(given).planned_epochs == epochs
+
+
 def test_a_wrong_value_in_a_preset_names_the_preset(preset):
     path = preset("epochs: 0\n")
     for function in (resolve, resolve_study):

@@ -36,6 +36,7 @@ MAY_KNOW = {
         "models.stn",
         "params",
     },
+    "gallery": {"data.distorted", "data.mnist", "models.stn", "params"},
     "run": {
         "data",
         "data.distorted",
@@ -44,6 +45,7 @@ MAY_KNOW = {
         "grids",
         "errors",
         "figures",
+        "gallery",
         "metrics",
         "models.portable",
         "models.stn",
@@ -66,6 +68,7 @@ MAY_KNOW = {
         "params",
         "progress",
         "report",
+        "run",
         "tables",
         "tracking",
         "workers",

@@ -10,7 +10,7 @@ from pipeline import tracking
 from pipeline.errors import PipelineError
 from pipeline.params import resolve_study
 from pipeline.progress import Progress
-from pipeline.study import _folder, _lock, _name, _plan, _promote, _said
+from pipeline.study import _folder, _lock, _name, _plan, _promote, _said, run_study
 from pipeline.workers import Task
 
 STUDY = resolve_study({"runs": "2", "epochs": "3"})
@@ -174,6 +174,33 @@ def test_a_name_says_what_varies(store):
         "conv2d lr=0.01 seed=0",
         "conv2d lr=0.1 seed=0",
     ]
+
+
+def test_an_architecture_speaks_for_itself_in_a_name():
+    study = resolve_study({"conv_layer": "conv2d", "architecture": "cnn,stn-c1", "runs": "1"})
+    assert [_name(study, params) for params in study.runs] == [
+        "conv2d cnn seed=0",
+        "conv2d stn-c1 seed=0",
+    ]
+
+
+def test_a_network_that_cannot_be_built_ends_a_study_before_it_begins(store):
+    study = resolve_study({"architecture": "stn-c0,stn-sl2"})
+    with pytest.raises(PipelineError, match=r"conv_layer: got 'coordconv2d'.*stn-sl2"):
+        run_study(study)
+    assert not mlflow.search_runs(search_all_experiments=True, output_format="list")
+
+
+def test_each_data_set_has_aliases_of_its_own(parent, monkeypatch):
+    offered = []
+    made = (1, tracking.Candidate("rotated test", 0.99, 0.1))
+    monkeypatch.setattr(tracking, "registered_version", lambda run_id: made)
+    monkeypatch.setattr(
+        tracking, "promote", lambda version, _, aliases: offered.extend(aliases) or []
+    )
+    params = {"conv_layer": "conv2d", "dataset": "rotated"}
+    _promote([tracking.RecordedRun("a", "1", "", "FINISHED", params, {}, {})])
+    assert sorted(offered) == ["best-conv2d-rotated", "champion-rotated"]
 
 
 def test_names_do_not_depend_on_the_order_of_the_options():

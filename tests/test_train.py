@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -44,6 +46,39 @@ def test_a_seed_repeats_bit_by_bit_and_another_does_not(some_digits, conv_layer)
 def test_the_learning_rate_is_halved_every_step(some_digits):
     _, history, _ = fit(some_digits, epochs=5, lr=0.08, lr_step=2, lr_gamma=0.5, batch_size=500)
     assert [m["learning_rate"] for m in history] == pytest.approx([0.08, 0.08, 0.04, 0.04, 0.02])
+
+
+def test_iterations_end_the_training_within_an_epoch_and_decay_the_learning_rate_by_hand(
+    some_digits,
+):
+    """4 steps an epoch: 10 steps are two and a half epochs, with decays after steps 3, 6 and 9."""
+    train_set, test_set = some_digits
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    by_hand = copy.deepcopy(model)
+    params = RunParams(
+        iterations=10, lr=0.08, lr_step_iterations=3, lr_gamma=0.5, batch_size=500, epochs=1
+    )
+    rates = []
+    torch.manual_seed(0)
+    train(
+        model,
+        train_set,
+        test_set,
+        params,
+        on_epoch_end=lambda _, metrics: rates.append(metrics["learning_rate"]),
+    )
+    assert rates == pytest.approx([0.08, 0.04, 0.02])
+
+    torch.manual_seed(0)
+    order = torch.cat([torch.randperm(2000) for _ in range(3)])
+    for step, chosen in enumerate(order.split(500)[:10]):
+        images = normalize("mnist", train_set.images[chosen])
+        torch.nn.functional.cross_entropy(by_hand(images), train_set.labels[chosen]).backward()
+        with torch.no_grad():
+            for parameter in by_hand.parameters():
+                parameter -= 0.08 * 0.5 ** (step // 3) * parameter.grad
+        by_hand.zero_grad()
+    torch.testing.assert_close(model[1].weight, by_hand[1].weight)
 
 
 def test_one_step_of_sgd_by_hand(some_digits):

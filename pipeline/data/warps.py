@@ -108,7 +108,10 @@ def distort(
         case "translated":
             return _translated(digits, clutter, generator)
         case "scaled":
-            return _scaled(digits, clutter, generator)
+            # a larger part than this does not fit the cache, and takes twice as long
+            parts = [_scaled(part, clutter, generator) for part in digits.split(64)]
+            images, poses = zip(*parts, strict=True)
+            return Distorted(torch.cat(images), torch.cat(poses))
         case "rts":
             return _rotated_scaled_translated(digits, generator)
         case "projective":

@@ -54,9 +54,10 @@ class AddCoords(nn.Module):
             images.device,
             images.dtype,
         ):
-            self.coordinates = coordinate_channels(
-                height, width, self.radius_center, images.device, images.dtype
-            )
+            with torch.inference_mode(False):  # else no training could use them afterwards
+                self.coordinates = coordinate_channels(
+                    height, width, self.radius_center, images.device, images.dtype
+                )
         return self.coordinates
 
     def forward(self, images: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Computed at once, to stay in the cache: large batches or images take up to 40 % less time so.
+WINDOWS = 10_000
+
 
 class PooledConv2d(nn.Module):
     """`F.max_pool2d(F.conv2d(images, weight, bias), 2)` for images of one channel.
@@ -48,8 +51,14 @@ class PooledConv2d(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if not (images.requires_grad and images.is_cpu):  # without that gradient, oneDNN is as fast
             return F.max_pool2d(F.conv2d(images, self.weight, self.bias), 2)
-        count, _, rows, columns = images.shape
+        rows, columns = images.shape[2:]
         height, width = (rows - self.kernel_size + 1) // 2, (columns - self.kernel_size + 1) // 2
+        parts = images.split(max(8, WINDOWS // (height * width)))
+        pooled = [self._pooled(part, height, width) for part in parts]
+        return torch.cat(pooled) if len(pooled) > 1 else pooled[0]
+
+    def _pooled(self, images: Tensor, height: int, width: int) -> Tensor:
+        count, _, rows, columns = images.shape
         tall, wide = height + self.span - 1, width + self.span - 1
         # pixels by their place in pairs of rows and columns: (4, N, tall, wide)
         pixels = F.pad(images, (0, 2 * wide - columns, 0, 2 * tall - rows))

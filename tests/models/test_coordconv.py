@@ -29,6 +29,14 @@ def test_coordinates_follow_size_and_dtype_and_are_no_state():
     assert "coordinates" in dict(layer.named_buffers())
 
 
+def test_a_network_that_was_evaluated_first_can_still_be_trained():
+    layer = CoordConv2d(1, 2, 3)
+    with torch.inference_mode():
+        layer(torch.zeros(1, 1, 6, 6))
+    layer(torch.zeros(1, 1, 6, 6)).sum().backward()
+    assert layer.conv.weight.grad is not None
+
+
 @pytest.mark.parametrize("radius_center", [0.0, 0.5])
 def test_coordconv_is_a_convolution_of_image_and_coordinates(radius_center):
     layer = CoordConv2d(2, 3, 5, radius_center).double()

@@ -1,0 +1,111 @@
+"""What a transformer makes of one digit in eight poses: for the gallery, and as an animation."""
+
+import io
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from pipeline.data.distorted import fixed_set, normalize
+from pipeline.data.mnist import Digits
+from pipeline.models.stn import SpatialTransformerNetwork
+from pipeline.params import RunParams
+
+POSES = 8
+LABEL = 4  # looks like no other digit, and unlike itself, in any pose
+FRAMES = 60  # of an animation, at most
+FRAME_SECONDS, LAST_FRAME_SECONDS = 0.15, 2.0
+TILE = 84  # pixels, the least side of an image in the animation
+
+
+def eight_poses(dataset: str, test_digits: Digits, clutter: Tensor) -> Tensor:
+    """One test digit in eight poses of the data set, in order where a pose is one number.
+
+    Upright digits have no pose: of `mnist`, it is eight digits of the kind.
+
+    Args:
+        dataset: a key of `warps.IMAGE_SIZES`.
+        test_digits: as stored.
+        clutter: the training images, as stored.
+
+    Returns:
+        uint8 `(8, 1, S, S)`, always the same.
+    """
+    images = test_digits.images[test_digits.labels == LABEL]
+    if dataset == "mnist":
+        return images[:POSES]
+    labels = torch.full((POSES,), LABEL)
+    digits, pose = fixed_set(dataset, Digits(images[:1].expand(POSES, -1, -1, -1), labels), clutter)
+    return digits.images[pose.argsort()] if pose is not None and pose.dim() == 1 else digits.images
+
+
+@torch.inference_mode()
+def transformed(
+    model: SpatialTransformerNetwork, params: RunParams, images: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sample images by the transformation that the transformer predicts for each.
+
+    A transformer of feature maps does not do so: there, it is a way to see its transformation.
+
+    Args:
+        model: with a transformer, in evaluation mode, on any device.
+        params: dataset, sampler_size and padding_mode are read.
+        images: uint8 `(N, 1, S, S)`, on the CPU.
+
+    Returns:
+        The images it shows, uint8 `(N, 1, S', S')`, S' being the sampler_size or S, and the outline
+        of what it looks at: float32 `(N, 4 S' + 1, 2)`, the points x, y of the outermost pixels,
+        normalized, `align_corners=False`, clockwise from the upper left one and back to it.
+    """
+    device = next(model.parameters()).device
+    size = params.sampler_size or images.shape[-1]
+    grid = model.grid(normalize(params.dataset, images.to(device)), size).cpu()
+    shown = F.grid_sample(images / 255, grid, padding_mode=params.padding_mode, align_corners=False)
+    sides = (grid[:, 0], grid[:, :, -1], grid[:, -1].flip(1), grid[:, :, 0].flip(1), grid[:, :1, 0])
+    return (shown * 255).round().to(torch.uint8), torch.cat(sides, dim=1)
+
+
+def poses_file(before: Tensor, after: Tensor, outline: Tensor) -> bytes:
+    """The arrays of a gallery as an .npz file without pickle; see `transformed`.
+
+    `before` and `after` are uint8 `(8, S, S)`, `outline` float32 `(8, K, 2)`.
+    """
+    file = io.BytesIO()
+    np.savez_compressed(file, before=before.squeeze(1), after=after.squeeze(1), outline=outline)
+    return file.getvalue()
+
+
+def is_frame(epoch: int, epochs: int) -> bool:
+    """Whether an animation of so many epochs shows this one; it does show the last."""
+    return epoch == epochs or epoch % math.ceil(epochs / (FRAMES - 1)) == 0
+
+
+def animation(before: Tensor, frames: dict[int, Tensor]) -> bytes:
+    """A GIF: eight poses, and below what the transformer makes of them from epoch to epoch.
+
+    Args:
+        before: uint8 `(8, 1, S, S)`.
+        frames: of each epoch uint8 `(8, 1, S', S')`; 0 is before the training.
+    """
+    side = before.shape[-1] * math.ceil(TILE / before.shape[-1])
+    font = ImageFont.load_default(size=16)
+    pictures = []
+    for epoch, after in frames.items():
+        picture = Image.new("L", (POSES * (side + 2) + 2, 2 * (side + 2) + 26), 64)
+        for row, images in enumerate((before, after)):
+            for column, image in enumerate(images.squeeze(1).numpy()):
+                tile = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
+                picture.paste(tile, (2 + column * (side + 2), 24 + row * (side + 2)))
+        text = f"input, and after the transformer; epoch {epoch}"
+        ImageDraw.Draw(picture).text((6, 3), text, fill=255, font=font)
+        pictures.append(picture)
+    durations = [round(1000 * FRAME_SECONDS)] * len(pictures)
+    durations[-1] = round(1000 * LAST_FRAME_SECONDS)
+    file = io.BytesIO()
+    pictures[0].save(
+        file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
+    )
+    return file.getvalue()
