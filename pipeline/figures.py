@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from textwrap import fill, wrap
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -17,6 +17,20 @@ from pipeline.statistics import margin_text, summarize
 # groups are told apart by line and marker, too, and by a lightness that survives printing in grey
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D")
+
+# an outline on a digit: light on its black, with a black rim on its white and the grey around it
+_OTHER_EDGES: dict[str, Any] = {
+    "color": "gold",
+    "linewidth": 1.4,
+    "linestyle": (0, (3, 1.5)),
+    "path_effects": [withStroke(linewidth=2.6, foreground="black")],
+}
+_UPPER_EDGE: dict[str, Any] = {
+    "color": "gold",
+    "linewidth": 3.2,
+    "solid_capstyle": "butt",
+    "path_effects": [withStroke(linewidth=5, foreground="black")],
+}
 
 
 def score_files(scores: Scores) -> dict[str, Figure | str | dict]:
@@ -169,24 +183,9 @@ def gallery_figure(protocols: dict[str, dict[str, Gallery]]) -> Figure:
     return figure
 
 
-# light on the digit's black, with a black rim for its white and for the grey around the image
-_OTHER_EDGES = {
-    "color": "gold",
-    "linewidth": 1.4,
-    "linestyle": (0, (3, 1.5)),
-    "path_effects": [withStroke(linewidth=2.6, foreground="black")],
-}
-_UPPER_EDGE = {
-    "color": "gold",
-    "linewidth": 3.2,
-    "solid_capstyle": "butt",
-    "path_effects": [withStroke(linewidth=5, foreground="black")],
-}
-
-
 def _row_label(axes: Axes, text: str, name: str = "") -> None:
     axes.set_axis_off()
-    words = {"fontsize": 9, "parse_math": False}
+    words: dict[str, Any] = {"fontsize": 9, "parse_math": False}
     axes.text(0, 0.48, fill(text, 25), va="top" if name else "center", **words)
     axes.text(0, 0.52, fill(name, 25), va="bottom", weight="bold", **words)
 

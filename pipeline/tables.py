@@ -5,11 +5,11 @@ import io
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from pipeline.report import Group, Protocol, Report, RunResult
+from pipeline.report import Group, PairResult, Protocol, Report, RunResult
 from pipeline.statistics import Summary, margin_text, signed
 
 RUN_COLUMNS = 10  # more runs of a group than these get no column each
-PAIR_COLUMNS = 3  # of more pairs than these, each gets a row
+PAIR_COLUMNS = 3  # of more pairs than these, each gets a row, and its verdict a line of a list
 NOTE_LENGTH = 7000  # characters; MLflow keeps 8000 of a tag, and more than tables stands there
 
 
@@ -184,19 +184,55 @@ def pair_note(protocol: Protocol) -> str:
     return note
 
 
-def verdicts(protocol: Protocol) -> list[str]:
-    """A sentence about each pair, or the one that there is none."""
+def any_tested(protocol: Protocol) -> bool:
+    """Whether some pair has two runs of each group, without which there are no statistics."""
+    return any(_tested(result) for result in protocol.pairs)
+
+
+def verdicts(report: Report, protocol: Protocol) -> list[str]:
+    """What the runs show, without full stops: of each pair, or that there is none.
+
+    Where the pairs are many, one sentence stands for all that have too few runs.
+    """
     if not protocol.pairs:
         (group,) = protocol.groups
-        return [f"Verdict: there are runs of {group.name} only, so there is nothing to compare."]
-    return [f"Verdict: {result.verdict}." for result in protocol.pairs]
+        return [f"there are runs of {group.name} only, so there is nothing to compare"]
+    if len(protocol.pairs) <= PAIR_COLUMNS:
+        return [result.verdict for result in protocol.pairs]
+    if not any_tested(protocol):
+        return [f"none is possible with fewer than two runs of each {report.noun}"]
+    single = [group.name for group in protocol.groups if len(group.runs) < 2]
+    words = f"no verdict on a pair with {' or '.join(single)} is possible: fewer than two runs"
+    shown = [result.verdict for result in protocol.pairs if _tested(result)]
+    return [*shown, words] if single else shown
+
+
+def champion_table(protocol: Protocol) -> Table | None:
+    """McNemar's test of each pair that has one, if these are many."""
+    tested = [result for result in protocol.pairs if result.mcnemar]
+    if len(tested) <= PAIR_COLUMNS:
+        return None
+    seeds = {group.name: f"{group.name} (seed {group.champion.seed})" for group in protocol.groups}
+    rows = [
+        [
+            f"{seeds[result.pair.first]} and {seeds[result.pair.second]}",
+            f"{result.mcnemar.only_first:,}",
+            f"{result.mcnemar.only_second:,}",
+            _p(result.mcnemar.p),
+        ]
+        for result in tested
+        if result.mcnemar
+    ]
+    header = ["best runs", "only the former correct", "only the latter correct"]
+    return Table([*header, "McNemar's exact p"], rows)
 
 
 def champion_sentences(report: Report, protocol: Protocol) -> list[str]:
-    """McNemar's test of each pair that has one, and what it is about."""
+    """McNemar's test of each pair that has one, unless these fill a table, and what it is about."""
     champions = {group.name: group.champion for group in protocol.groups}
+    tested = [result for result in protocol.pairs if result.mcnemar]
     sentences = []
-    for result in protocol.pairs:
+    for result in tested if len(tested) <= PAIR_COLUMNS else []:
         first, second, test = result.pair.first, result.pair.second, result.mcnemar
         if test:
             sentences.append(
@@ -205,7 +241,7 @@ def champion_sentences(report: Report, protocol: Protocol) -> list[str]:
                 f"are classified correctly by the former only, {test.only_second:,} by the latter "
                 f"only; McNemar's exact p {_equals(test.p)}."
             )
-    if sentences:
+    if tested:
         sentences.append(
             f"McNemar's test is about these very models and not about their {report.noun}s; and "
             f"each was picked as the best of its {report.noun} on the same images."
@@ -226,9 +262,15 @@ def as_markdown(report: Report) -> str:
     for protocol in report.protocols:
         blocks += [f"**{protocol.label}**, {protocol.caption}"]
         blocks += [_markdown_table(group_table(report, protocol))]
-        if protocol.pairs:
+        if any_tested(protocol):
             blocks += [_markdown_table(pair_table(report, protocol)), pair_note(protocol)]
-        blocks += [f"**{sentence}**" for sentence in verdicts(protocol)]
+        sentences = verdicts(report, protocol)
+        if len(sentences) > PAIR_COLUMNS:
+            blocks += ["**Verdicts:**", "\n".join(f"- {sentence}" for sentence in sentences)]
+        else:
+            blocks += [f"**Verdict: {sentence}.**" for sentence in sentences]
+        champions = champion_table(protocol)
+        blocks += [_markdown_table(champions)] if champions else []
         blocks += champion_sentences(report, protocol)
     blocks += [group_note(report.protocols)]
     blocks += shortfalls(report)
@@ -280,6 +322,10 @@ def mean_and_deviation(summary: Summary, digits: int = 2) -> str:
     """`99.05 (0.03)`; one run alone has no deviation, `99.05 (–)`."""
     spread = "–" if summary.deviation is None else f"{summary.deviation:.{digits}f}"
     return f"{summary.mean:.{digits}f} ({spread})"
+
+
+def _tested(result: PairResult) -> bool:
+    return min(result.pair.first_count, result.pair.second_count) > 1
 
 
 def _markdown_table(table: Table) -> str:
