@@ -1,12 +1,14 @@
 """The pictures that are logged. Each function makes matplotlib Figures and shows nothing."""
 
 from collections.abc import Sequence
-from textwrap import wrap
+from textwrap import fill, wrap
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.metrics import Scores
@@ -15,6 +17,20 @@ from pipeline.statistics import margin_text, summarize
 # groups are told apart by line and marker, too, and by a lightness that survives printing in grey
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D")
+
+# an outline on a digit: light on its black, with a black rim on its white and the grey around it
+_OTHER_EDGES: dict[str, Any] = {
+    "color": "gold",
+    "linewidth": 1.4,
+    "linestyle": (0, (3, 1.5)),
+    "path_effects": [withStroke(linewidth=2.6, foreground="black")],
+}
+_UPPER_EDGE: dict[str, Any] = {
+    "color": "gold",
+    "linewidth": 3.2,
+    "solid_capstyle": "butt",
+    "path_effects": [withStroke(linewidth=5, foreground="black")],
+}
 
 
 def score_files(scores: Scores) -> dict[str, Figure | str | dict]:
@@ -112,6 +128,81 @@ def _mosaic(axes: Axes, images: np.ndarray) -> None:
     sheet = framed.reshape(8, 8, height, width).swapaxes(1, 2).reshape(8 * height, 8 * width)
     axes.imshow(sheet, cmap="gray", interpolation="nearest")
     axes.set_axis_off()
+
+
+class Gallery(NamedTuple):
+    """What a transformer makes of one digit in eight poses.
+
+    before: uint8 `(8, H, W)`, what the network gets.
+    after: uint8 `(8, h, w)`, the same images transformed.
+    outline: `(8, K, 2)`, points (x, y) around what is looked at, in normalized coordinates of the
+        image, `align_corners=False`; clockwise from the upper left corner of the output, the first
+        K // 4 along its upper edge.
+    caption: what the images after the transformer are, in words.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    outline: np.ndarray
+    caption: str
+
+
+def gallery_figure(protocols: dict[str, dict[str, Gallery]]) -> Figure:
+    """Two rows for each group: a digit in eight poses, outlined, and what is made of it.
+
+    Args:
+        protocols: by the protocol's label, by group; each protocol stands under its label.
+    """
+    blocks = [
+        (label if place == 0 else "", name, gallery)
+        for label, groups in protocols.items()
+        for place, (name, gallery) in enumerate(groups.items())
+    ]
+    titles = ["\n".join(fill(line, 130) for line in label.splitlines()) for label, _, _ in blocks]
+    heights = [2.6 + (0.25 + 0.2 * len(title.splitlines()) if title else 0) for title in titles]
+    figure = Figure(figsize=(11.6, 0.5 + sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, title, (_, name, gallery) in zip(parts, titles, blocks, strict=True):
+        if title:
+            part.suptitle(title, fontsize="medium", parse_math=False)
+        upper, lower = part.subplots(2, 9, width_ratios=(1.8, *8 * (1,)))
+        _row_label(upper[0], "input", name)
+        _row_label(lower[0], gallery.caption)
+        # all eight at one scale, which shows what lies outside, too, unless that is far away
+        reach = 0.06 + min(max(1.0, float(np.abs(gallery.outline).max())), 1.6)
+        for axes, image, points in zip(upper[1:], gallery.before, gallery.outline, strict=True):
+            _posed_digit(axes, image, reach)
+            axes.set_anchor("S")  # a group's two rows keep together
+            _outline(axes, points)
+        for axes, image in zip(lower[1:], gallery.after, strict=True):
+            _posed_digit(axes, image, 1.06)
+            axes.set_anchor("N")
+            axes.plot([-1, 1], [-1, -1], **_UPPER_EDGE)
+    handles, labels = upper[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, handlelength=4)
+    return figure
+
+
+def _row_label(axes: Axes, text: str, name: str = "") -> None:
+    axes.set_axis_off()
+    words: dict[str, Any] = {"fontsize": 9, "parse_math": False}
+    axes.text(0, 0.48, fill(text, 25), va="top" if name else "center", **words)
+    axes.text(0, 0.52, fill(name, 25), va="bottom", weight="bold", **words)
+
+
+def _posed_digit(axes: Axes, image: np.ndarray, reach: float) -> None:
+    """An image `(H, W)` in its normalized coordinates, out to `reach` in each direction."""
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(-1, 1, 1, -1))
+    axes.set(xticks=[], yticks=[], xlim=(-reach, reach), ylim=(reach, -reach), facecolor="0.6")
+
+
+def _outline(axes: Axes, points: np.ndarray) -> None:
+    """Draw the points `(K, 2)` as a closed line, the upper edge thick."""
+    corner = len(points) // 4
+    others = np.concatenate([points[corner:], points[:1]])
+    axes.plot(*others.T, label="what the transformer looks at", **_OTHER_EDGES)
+    upper = points[: corner + 1]
+    axes.plot(*upper.T, label="its upper edge, which comes out on top", **_UPPER_EDGE)
 
 
 def predictions_figure(
@@ -220,7 +311,9 @@ def run_curves_figure(groups: dict[str, list[dict[str, dict[int, float]]]]) -> F
     Args:
         groups: by group, for each run its `train_loss` and `test_accuracy` (a fraction) by epoch.
     """
-    figure = Figure(figsize=(11.6, 4.6), layout="constrained")
+    columns = max(1, min(4, 120 // max(12 + len(name) for name in groups)))  # of the legend
+    legend_rows = -(-len(groups) // columns)
+    figure = Figure(figsize=(11.6, 4.6 + 0.25 * legend_rows), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     panels = ((loss_axes, "train_loss", 1), (accuracy_axes, "test_accuracy", 100))
     for axes, metric, scale in panels:
@@ -241,15 +334,20 @@ def run_curves_figure(groups: dict[str, list[dict[str, dict[int, float]]]]) -> F
                 color=color,
                 linewidth=2.5,
                 marker=_MARKERS[place % len(_MARKERS)],
+                markersize=7,
+                # from the fifth group on, lines and markers begin anew, with hollow markers
+                markerfacecolor="white" if place // len(_MARKERS) % 2 else color,
+                markeredgewidth=1.5,
                 markevery=max(len(epochs) // 8, 1),
-                label=f"mean of {name} (n={len(curves)})",
+                label=f"mean of {name} (n={len(curves)})" if len(curves) > 1 else name,
             )
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    loss_axes.legend(loc="upper right")
     loss_axes.set(ylabel="cross-entropy", yscale="log", title="training loss")
-    accuracy_axes.legend(loc="lower right")
+    # below and not inside: that of eight groups would hide curves
+    handles, labels = loss_axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=4)
     accuracy_axes.set(ylabel="accuracy [%]", title="test accuracy")
     curves = [run["test_accuracy"] for runs in groups.values() for run in runs]
     shown = [

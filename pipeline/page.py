@@ -1,4 +1,4 @@
-"""The files of a comparison: tables, picture, and one self-contained page to send around."""
+"""The files of a comparison: tables, pictures, and one self-contained page to send around."""
 
 import base64
 import io
@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from pipeline import figures, tables
+from pipeline.figures import Gallery
 from pipeline.report import CURVES, Protocol, Report
 
 _TEMPLATES = Environment(
@@ -21,14 +22,19 @@ _TEMPLATES = Environment(
 
 
 def comparison_files(report: Report) -> dict[str, Any]:
-    """The artifacts `comparison.md`, `.csv`, `.json`, `.png` and `.html`."""
-    return {
+    """The artifacts `comparison.md`, `.csv`, `.json`, `.png`, `.html`; `gallery.png` of poses."""
+    files = {
         "comparison.md": tables.as_markdown(report),
         "comparison.csv": tables.as_csv(report),
         "comparison.json": tables.as_json(report),
         "comparison.png": _comparison_figure(report.protocols, report.margin),
         "comparison.html": as_html(report),
     }
+    galleries = {protocol.label: _galleries(protocol) for protocol in report.protocols}
+    galleries = {label: groups for label, groups in galleries.items() if groups}
+    if galleries:
+        files["gallery.png"] = figures.gallery_figure(galleries)
+    return files
 
 
 def as_html(report: Report) -> str:
@@ -50,6 +56,24 @@ def _comparison_figure(protocols: list[Protocol], margin: float) -> Figure:
     return figures.comparison_figure(accuracies, margin)
 
 
+_OF_FEATURE_MAPS = ("stn-c1", "stn-c2")  # their transformer never sees the image itself
+
+
+def _galleries(protocol: Protocol) -> dict[str, Gallery]:
+    """By group, what is drawn of the poses; of those groups whose poses are stored."""
+    galleries = {}
+    for group in protocol.groups:
+        if group.poses is None:
+            continue
+        params = protocol.params | group.params
+        caption = "after the transformer"
+        if params["architecture"] in _OF_FEATURE_MAPS:
+            caption = "the same transformation, of the image"
+        poses = group.poses
+        galleries[group.name] = Gallery(poses.before, poses.after, poses.outline, caption)
+    return galleries
+
+
 def _pictures(protocol: Protocol, report: Report) -> dict[str, str]:
     """The pictures of one protocol as data URIs; those whose data is not stored are left out."""
     drawn = {"comparison": _comparison_figure([protocol], report.margin)}
@@ -60,6 +84,9 @@ def _pictures(protocol: Protocol, report: Report) -> dict[str, str]:
     curves = {name: runs for name, runs in curves.items() if runs}
     if curves:
         drawn["curves"] = figures.run_curves_figure(curves)
+    galleries = _galleries(protocol)
+    if galleries:
+        drawn["gallery"] = figures.gallery_figure({protocol.label: galleries})
     confusions = {
         f"{group.name}, seed {group.champion.seed}: {group.champion.accuracy:.2%}": group.confusion
         for group in protocol.groups

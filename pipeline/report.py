@@ -11,8 +11,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import combinations
-from typing import Any
+from itertools import combinations, groupby
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class RunResult:
     """One training run's selected model on the test set; accuracies and macro F1 as fractions.
 
     last_accuracy: after the last epoch, which no selection touches; None if it was not logged.
+    pose_deviation: see `metrics.pose_deviation`, for the unit, too; None where there is none.
     curves: the value of each epoch, by metric; those of `CURVES` that were logged.
     """
 
@@ -40,6 +41,7 @@ class RunResult:
     loss: float
     best_epoch: int
     last_accuracy: float | None
+    pose_deviation: float | None
     run_id: str
     name: str
     url: str
@@ -47,21 +49,43 @@ class RunResult:
 
 
 @dataclass(frozen=True)
+class Poses:
+    """One digit in eight poses, before and after a transformer.
+
+    before: uint8 `(8, H, W)`, what the network got.
+    after: uint8 `(8, h, w)`, these images sampled by the transformation that is predicted of each.
+    outline: float32 `(8, K, 2)`, points (x, y) around what the transformer looks at, in normalized
+        coordinates of the input image; clockwise from the upper left corner of the output, the
+        first K // 4 along its upper edge.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    outline: np.ndarray
+
+
+@dataclass(frozen=True)
 class Group:
     """Runs that differ in their seed only, in the order of their seeds.
 
+    params: the values that tell it from the other groups.
     accuracy, f1, last_accuracy: in percent; the last is None unless every run has it.
+    pose: the runs' pose deviation, in its own unit; None unless every run has one.
     champion: the run with the highest test accuracy, at a tie that with the lower loss.
     confusion: the champion's, int `(10, 10)`, rows true digit; None if it is not stored.
+    poses: the champion's; None if they are not stored.
     """
 
     name: str
+    params: dict[str, Any]
     runs: list[RunResult]
     accuracy: Summary
     f1: Summary
     last_accuracy: Summary | None
+    pose: Summary | None
     champion: RunResult
     confusion: np.ndarray | None
+    poses: Poses | None
 
 
 @dataclass(frozen=True)
@@ -69,7 +93,8 @@ class PairResult:
     """Two groups compared.
 
     verdict: one sentence without a full stop.
-    mcnemar: of the two champions; None unless both have stored their predictions.
+    mcnemar: of the two champions; None unless both have stored what they predict of the same
+        images.
     """
 
     pair: Pair
@@ -256,24 +281,33 @@ def _label(params: RunParams, run: RecordedRun, by: tuple[str, ...]) -> str:
 
 
 def _protocol(label: str, members: _Members, by: tuple[str, ...], margin: float) -> Protocol:
-    # None, such as no preset, cannot be compared with a text; it comes first
-    in_order = sorted(members, key=lambda place: [(value is not None, value) for value in place])
-    runs: dict[str, list[RunResult]] = {}
-    for place in in_order:
-        params, run = members[place]
-        name = _group_name(params, by)
-        runs.setdefault(name, []).append(_result(name, params, run))
-    groups = [_group(name, results) for name, results in runs.items()]
+    in_order = sorted(members, key=lambda place: list(map(_rank, (*by, "seed"), place)))
+    groups = [
+        _group(dict(zip(by, values, strict=True)), [members[place] for place in places])
+        for values, places in groupby(in_order, key=lambda place: place[:-1])  # all but the seed
+    ]
     params, _ = members[in_order[0]]
     return Protocol(
         label, params.selection, _protocol_params(params, by), groups, _pairs(groups, by, margin)
     )
 
 
-def _group_name(params: RunParams, by: tuple[str, ...]) -> str:
-    """`coordconv2d` speaks for itself; any other value stands with its parameter's name."""
-    values = {name: getattr(params, name) for name in by}
-    return " ".join(v if k == "conv_layer" else f"{k}={v}" for k, v in values.items())
+def _rank(name: str, value: Any) -> tuple[bool, Any]:
+    """What a parameter's values are sorted by: words as `RunParams` lists them, numbers by size."""
+    kind = RunParams.model_fields[name].annotation
+    if get_origin(kind) is Literal:
+        value = get_args(kind).index(value)
+    # None, such as no preset, cannot be compared with a text; it comes first
+    return value is not None, value
+
+
+# what a group is called if this alone tells it from the others; the values speak for themselves
+_NOUNS = {"conv_layer": "layer", "architecture": "architecture"}
+
+
+def _group_name(values: dict[str, Any]) -> str:
+    """`stn-sl1 coordconv2d` speaks for itself; another value stands with its parameter's name."""
+    return " ".join(v if k in _NOUNS else f"{k}={v}" for k, v in values.items())
 
 
 def _result(group: str, params: RunParams, run: RecordedRun) -> RunResult:
@@ -286,6 +320,7 @@ def _result(group: str, params: RunParams, run: RecordedRun) -> RunResult:
         loss=run.metrics["best_test_loss"],
         best_epoch=int(run.metrics["best_epoch"]),
         last_accuracy=run.metrics.get("test_accuracy"),
+        pose_deviation=run.metrics.get("pose_deviation"),
         run_id=run.run_id,
         name=run.name,
         url=run.url,
@@ -293,20 +328,34 @@ def _result(group: str, params: RunParams, run: RecordedRun) -> RunResult:
     )
 
 
-def _group(name: str, runs: list[RunResult]) -> Group:
+def _group(values: dict[str, Any], members: list[tuple[RunParams, RecordedRun]]) -> Group:
+    name = _group_name(values)
+    runs = [_result(name, params, run) for params, run in members]
     last = [run.last_accuracy for run in runs if run.last_accuracy is not None]
+    poses = [run.pose_deviation for run in runs if run.pose_deviation is not None]
     champion = max(runs, key=lambda run: (run.accuracy, -run.loss))
     confusion = tracking.artifact_text(champion.run_id, "confusion_matrix.csv")
     return Group(
         name=name,
+        params=values,
         runs=runs,
         accuracy=_summary([run.accuracy for run in runs]),
         f1=_summary([run.f1 for run in runs]),
         last_accuracy=_summary(last) if len(last) == len(runs) else None,
+        pose=statistics.summarize(poses) if len(poses) == len(runs) else None,
         champion=champion,
         # the first row and the first column name the digits
         confusion=None if confusion is None else _numbers(confusion)[:, 1:],
+        poses=_poses(champion),
     )
+
+
+def _poses(run: RunResult) -> Poses | None:
+    content = tracking.artifact_bytes(run.run_id, "poses.npz")
+    if content is None:
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return Poses(arrays["before"], arrays["after"], arrays["outline"])
 
 
 def _summary(fractions: list[float]) -> Summary:
@@ -322,6 +371,7 @@ def _pairs(groups: list[Group], by: tuple[str, ...], margin: float) -> list[Pair
     values = {group.name: [100 * run.accuracy for run in group.runs] for group in groups}
     tested = {(pair.first, pair.second): pair for pair in statistics.compare_all(values, margin)}
     correct = {group.name: _correct(group.champion) for group in groups}
+    dataset = {group.name: group.params.get("dataset") for group in groups}
     results = []
     for first, second in combinations(values, 2):
         pair = tested.get((first, second))
@@ -331,7 +381,8 @@ def _pairs(groups: list[Group], by: tuple[str, ...], margin: float) -> list[Pair
             )
         of_first, of_second = correct[first], correct[second]
         mcnemar = None
-        if of_first is not None and of_second is not None:
+        same_images = dataset[first] == dataset[second]
+        if of_first is not None and of_second is not None and same_images:
             mcnemar = statistics.mcnemar(of_first, of_second)
         results.append(PairResult(pair, statistics.verdict(pair, _noun(by)), mcnemar))
     return results
@@ -347,4 +398,4 @@ def _correct(run: RunResult) -> np.ndarray | None:
 
 
 def _noun(by: tuple[str, ...]) -> str:
-    return "layer" if by == ("conv_layer",) else "group"
+    return _NOUNS.get(by[0], "group") if len(by) == 1 else "group"

@@ -5,11 +5,11 @@ import io
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from pipeline.report import Group, Protocol, Report, RunResult
+from pipeline.report import Group, PairResult, Protocol, Report, RunResult
 from pipeline.statistics import Summary, margin_text, signed
 
 RUN_COLUMNS = 10  # more runs of a group than these get no column each
-PAIR_COLUMNS = 3  # of more pairs than these, each gets a row
+PAIR_COLUMNS = 3  # of more pairs than these, each gets a row, and its verdict a line of a list
 NOTE_LENGTH = 7000  # characters; MLflow keeps 8000 of a tag, and more than tables stands there
 
 
@@ -24,6 +24,7 @@ class Table:
 def group_table(report: Report, protocol: Protocol) -> Table:
     """The published shape, a line per group and a column per run, and how sure the mean is."""
     columns = max(len(group.runs) for group in protocol.groups)
+    pose = _pose_column(protocol)
     if columns <= RUN_COLUMNS:
         runs = [f"run #{number}" for number in range(1, columns + 1)]
     else:
@@ -44,10 +45,74 @@ def group_table(report: Report, protocol: Protocol) -> Table:
                 _interval(group.accuracy.low, group.accuracy.high),
                 f"{group.accuracy.best:.2f}",
                 mean_and_deviation(group.last_accuracy) if group.last_accuracy else "–",
+                *([_pose_of_group(protocol, group)] if pose else []),
             ]
         )
-    summaries = ["accuracy [%]", "F1 [%]", "95 % CI", "best", "last epoch [%]"]
+    summaries = ["accuracy [%]", "F1 [%]", "95 % CI", "best", "last epoch [%]", *pose]
     return Table([report.noun, *runs, *summaries], rows)
+
+
+def run_header(report: Report, protocol: Protocol) -> list[str]:
+    """What stands above a run's name, group, seed and the cells of `run_rows`."""
+    numbers = ["accuracy [%]", "F1 [%]", "best epoch", "last epoch [%]"]
+    return ["run", report.noun, "seed", *numbers, *_pose_column(protocol)]
+
+
+def run_rows(protocol: Protocol, group: Group) -> list[tuple[RunResult, list[str]]]:
+    """Each run with its cells under accuracy, F1, best and last epoch, and pose deviation."""
+    pose = _pose_column(protocol)
+    return [
+        (
+            run,
+            [
+                _percent(run.accuracy),
+                _percent(run.f1),
+                str(run.best_epoch),
+                "–" if run.last_accuracy is None else _percent(run.last_accuracy),
+                *([_pose_of_run(protocol, group, run)] if pose else []),
+            ],
+        )
+        for run in group.runs
+    ]
+
+
+# the unit of the pose deviation on each data set where it is known, and its digits
+_POSE_UNITS = {
+    "rotated": ("°", 1),
+    "rts": ("°", 1),
+    "translated": ("px", 2),
+    "scaled": ("log2 area", 3),
+}
+
+
+def _pose_column(protocol: Protocol) -> list[str]:
+    """The title of the column of the pose deviation; empty where no group has one."""
+    if all(group.pose is None for group in protocol.groups):
+        return []
+    if "dataset" in protocol.params:
+        unit, _ = _POSE_UNITS[protocol.params["dataset"]]
+        return [f"pose deviation [{unit}]"]
+    return ["pose deviation"]  # in another unit for each group, which stands in the cell
+
+
+def _pose_of_group(protocol: Protocol, group: Group) -> str:
+    if group.pose is None:
+        return "–"
+    unit, digits = _pose_unit(protocol, group)
+    return f"{mean_and_deviation(group.pose, digits)}{unit}"
+
+
+def _pose_of_run(protocol: Protocol, group: Group, run: RunResult) -> str:
+    if run.pose_deviation is None:
+        return "–"
+    unit, digits = _pose_unit(protocol, group)
+    return f"{run.pose_deviation:.{digits}f}{unit}"
+
+
+def _pose_unit(protocol: Protocol, group: Group) -> tuple[str, int]:
+    """What to write after a group's numbers, nothing if it stands in the title; their digits."""
+    unit, digits = _POSE_UNITS[(protocol.params | group.params)["dataset"]]
+    return f" {unit}" if "dataset" in group.params else "", digits
 
 
 def pair_table(report: Report, protocol: Protocol) -> Table:
@@ -90,13 +155,19 @@ def pair_table(report: Report, protocol: Protocol) -> Table:
     return Table(header, rows)
 
 
-def group_note() -> str:
-    """What the columns of the groups' table are."""
-    return (
+def group_note(protocols: list[Protocol]) -> str:
+    """What the columns of the groups' tables of these protocols are."""
+    note = (
         "Accuracy and macro F1 on the test set: mean (sample standard deviation). 95 % CI: "
         "t interval of the mean accuracy. Best: the run with the highest accuracy. Last epoch: "
         "test accuracy after the last epoch, which no selection touches."
     )
+    if any(_pose_column(protocol) for protocol in protocols):
+        note += (
+            " Pose deviation: how much the pose of a digit still varies after the transformer; 0 "
+            "where every image of a digit comes to the same pose."
+        )
+    return note
 
 
 def pair_note(protocol: Protocol) -> str:
@@ -113,19 +184,55 @@ def pair_note(protocol: Protocol) -> str:
     return note
 
 
-def verdicts(protocol: Protocol) -> list[str]:
-    """A sentence about each pair, or the one that there is none."""
+def any_tested(protocol: Protocol) -> bool:
+    """Whether some pair has two runs of each group, without which there are no statistics."""
+    return any(_tested(result) for result in protocol.pairs)
+
+
+def verdicts(report: Report, protocol: Protocol) -> list[str]:
+    """What the runs show, without full stops: of each pair, or that there is none.
+
+    Where the pairs are many, one sentence stands for all that have too few runs.
+    """
     if not protocol.pairs:
         (group,) = protocol.groups
-        return [f"Verdict: there are runs of {group.name} only, so there is nothing to compare."]
-    return [f"Verdict: {result.verdict}." for result in protocol.pairs]
+        return [f"there are runs of {group.name} only, so there is nothing to compare"]
+    if len(protocol.pairs) <= PAIR_COLUMNS:
+        return [result.verdict for result in protocol.pairs]
+    if not any_tested(protocol):
+        return [f"none is possible with fewer than two runs of each {report.noun}"]
+    single = [group.name for group in protocol.groups if len(group.runs) < 2]
+    words = f"no verdict on a pair with {' or '.join(single)} is possible: fewer than two runs"
+    shown = [result.verdict for result in protocol.pairs if _tested(result)]
+    return [*shown, words] if single else shown
+
+
+def champion_table(protocol: Protocol) -> Table | None:
+    """McNemar's test of each pair that has one, if these are many."""
+    tested = [result for result in protocol.pairs if result.mcnemar]
+    if len(tested) <= PAIR_COLUMNS:
+        return None
+    seeds = {group.name: f"{group.name} (seed {group.champion.seed})" for group in protocol.groups}
+    rows = [
+        [
+            f"{seeds[result.pair.first]} and {seeds[result.pair.second]}",
+            f"{result.mcnemar.only_first:,}",
+            f"{result.mcnemar.only_second:,}",
+            _p(result.mcnemar.p),
+        ]
+        for result in tested
+        if result.mcnemar
+    ]
+    header = ["best runs", "only the former correct", "only the latter correct"]
+    return Table([*header, "McNemar's exact p"], rows)
 
 
 def champion_sentences(report: Report, protocol: Protocol) -> list[str]:
-    """McNemar's test of each pair that has one, and what it is about."""
+    """McNemar's test of each pair that has one, unless these fill a table, and what it is about."""
     champions = {group.name: group.champion for group in protocol.groups}
+    tested = [result for result in protocol.pairs if result.mcnemar]
     sentences = []
-    for result in protocol.pairs:
+    for result in tested if len(tested) <= PAIR_COLUMNS else []:
         first, second, test = result.pair.first, result.pair.second, result.mcnemar
         if test:
             sentences.append(
@@ -134,7 +241,7 @@ def champion_sentences(report: Report, protocol: Protocol) -> list[str]:
                 f"are classified correctly by the former only, {test.only_second:,} by the latter "
                 f"only; McNemar's exact p {_equals(test.p)}."
             )
-    if sentences:
+    if tested:
         sentences.append(
             f"McNemar's test is about these very models and not about their {report.noun}s; and "
             f"each was picked as the best of its {report.noun} on the same images."
@@ -155,11 +262,17 @@ def as_markdown(report: Report) -> str:
     for protocol in report.protocols:
         blocks += [f"**{protocol.label}**, {protocol.caption}"]
         blocks += [_markdown_table(group_table(report, protocol))]
-        if protocol.pairs:
+        if any_tested(protocol):
             blocks += [_markdown_table(pair_table(report, protocol)), pair_note(protocol)]
-        blocks += [f"**{sentence}**" for sentence in verdicts(protocol)]
+        sentences = verdicts(report, protocol)
+        if len(sentences) > PAIR_COLUMNS:
+            blocks += ["**Verdicts:**", "\n".join(f"- {sentence}" for sentence in sentences)]
+        else:
+            blocks += [f"**Verdict: {sentence}.**" for sentence in sentences]
+        champions = champion_table(protocol)
+        blocks += [_markdown_table(champions)] if champions else []
         blocks += champion_sentences(report, protocol)
-    blocks += [group_note()]
+    blocks += [group_note(report.protocols)]
     blocks += shortfalls(report)
     return "\n\n".join(blocks) + "\n"
 
@@ -192,39 +305,27 @@ def as_csv(report: Report) -> str:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """All but the learning curves and confusion matrices, which the runs hold themselves.
+    """All but the learning curves and arrays, which the runs hold themselves.
 
     A run's numbers are fractions; summaries and pairs are in percent and percentage points.
     """
     content = asdict(report)
     for protocol in content["protocols"]:
         for group in protocol["groups"]:
-            del group["confusion"]
+            del group["confusion"], group["poses"]
             for run in [*group["runs"], group["champion"]]:
                 del run["curves"]
     return content
 
 
-def mean_and_deviation(summary: Summary) -> str:
+def mean_and_deviation(summary: Summary, digits: int = 2) -> str:
     """`99.05 (0.03)`; one run alone has no deviation, `99.05 (–)`."""
-    spread = "–" if summary.deviation is None else f"{summary.deviation:.2f}"
-    return f"{summary.mean:.2f} ({spread})"
+    spread = "–" if summary.deviation is None else f"{summary.deviation:.{digits}f}"
+    return f"{summary.mean:.{digits}f} ({spread})"
 
 
-def run_rows(group: Group) -> list[tuple[RunResult, list[str]]]:
-    """Each run with its cells under accuracy, F1, best epoch and last epoch."""
-    return [
-        (
-            run,
-            [
-                _percent(run.accuracy),
-                _percent(run.f1),
-                str(run.best_epoch),
-                "–" if run.last_accuracy is None else _percent(run.last_accuracy),
-            ],
-        )
-        for run in group.runs
-    ]
+def _tested(result: PairResult) -> bool:
+    return min(result.pair.first_count, result.pair.second_count) > 1
 
 
 def _markdown_table(table: Table) -> str:

@@ -2,8 +2,10 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,28 @@ from pipeline.params import protocol_label, resolve
 PROJECT = Path(__file__).parent.parent
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+def poses_file(size: int = 28, output_size: int = 28) -> bytes:
+    """A `poses.npz` as a run holds it: eight images, outlined by a square of half their side."""
+    steps = np.linspace(-0.5, 0.5, 3)[:-1]
+    edge = np.full(2, 0.5)
+    outline = np.concatenate(
+        [
+            np.stack([steps, -edge], axis=1),
+            np.stack([edge, steps], axis=1),
+            np.stack([-steps, edge], axis=1),
+            np.stack([-edge, -steps], axis=1),
+        ]
+    )
+    file = BytesIO()
+    np.savez_compressed(
+        file,
+        before=np.full((8, size, size), 50, dtype=np.uint8),
+        after=np.full((8, output_size, output_size), 200, dtype=np.uint8),
+        outline=np.tile(outline, (8, 1, 1)).astype(np.float32),
+    )
+    return file.getvalue()
 
 
 @pytest.fixture(scope="session")
@@ -59,11 +83,14 @@ def log_run(store) -> Callable[..., str]:
     """A function that logs a training run into the store, as `run.py` does, in a moment.
 
     It takes the accuracy as a fraction, or an error to end with, and parameters; `curves`, each
-    metric's values over the epochs; `files`, the artifacts; and `study`.
+    metric's values over the epochs; `metrics`, further ones of the selected model; `files`, the
+    artifacts; and `study`.
     """
     from pipeline import tracking  # slow to import, too
 
-    def log(accuracy=0.9, error=None, curves=None, files=None, study=None, **given) -> str:
+    def log(
+        accuracy=0.9, error=None, curves=None, metrics=None, files=None, study=None, **given
+    ) -> str:
         params = resolve({key: str(value) for key, value in given.items()})
         tags = {
             "stn.protocol": protocol_label(params),
@@ -91,6 +118,7 @@ def log_run(store) -> Callable[..., str]:
                     "best_test_f1": accuracy - 0.001,
                     "best_test_loss": 0.03,
                     "best_epoch": 2,
+                    **(metrics or {}),
                 }
             )
         return run.run_id

@@ -11,6 +11,7 @@ import pytest
 from pipeline import cli, statistics, tracking
 from pipeline.compare import compare_runs
 from pipeline.errors import PipelineError
+from tests.conftest import poses_file
 
 # the predecessor's ten runs, in percent
 PUBLISHED = {
@@ -173,9 +174,137 @@ def test_many_groups_of_several_parameters_get_a_row_for_each_pair(log_run):
                 accuracy = 0.99 + 0.0001 * seed
                 log_run(accuracy, padding_mode=padding_mode, conv_layer=conv_layer, seed=seed)
     markdown = compare_runs(None, by="conv_layer, padding_mode").markdown
-    assert markdown.count("Verdict: ") == 6
+    verdicts = markdown.split("**Verdicts:**\n\n")[1].split("\n\n")[0].splitlines()
+    assert len(verdicts) == 6
+    assert all(line.startswith("- ") for line in verdicts)
+    assert "Verdict:" not in markdown
     pair = "conv2d padding_mode=zeros − conv2d padding_mode=border"
     assert f"\n| {pair} | +0.00 | " in markdown
+
+
+def test_architectures_stand_in_the_familys_order_and_speak_for_themselves(log_run):
+    for architecture in ("stn-sl1", "stn-c0", "cnn", "stn-dl1"):
+        log_run(0.98, architecture=architecture)
+        log_run(0.97, architecture=architecture, seed=1)
+    log_run(0.96, architecture="stn-sl1", conv_layer="coordconv2d")
+    markdown = compare_runs(None, by="architecture").markdown
+    table, another = [part.split("\n\n")[1].splitlines() for part in markdown.split("**rep")[1:]]
+    assert table[0].startswith("| architecture | run #1 |")
+    names = [line.split(" | ")[0] for line in table[2:]]
+    assert names == ["| cnn", "| stn-c0", "| stn-dl1", "| stn-sl1"]
+    assert len(another) == 3  # the other layer is another protocol
+    markdown = compare_runs(None, by="architecture,conv_layer").markdown
+    assert "| stn-sl1 conv2d | 98.00 |" in markdown
+    assert "| stn-sl1 coordconv2d | 96.00 |" in markdown
+    assert markdown.startswith("**replication**")
+    assert "| group | run #1 |" in markdown
+
+
+def test_numbers_are_sorted_as_numbers(log_run):
+    for epochs in (10, 9, 30):
+        log_run(0.98, epochs=epochs)
+    lines = compare_runs(None, by="epochs").markdown.splitlines()
+    names = [line.split(" | ")[0] for line in lines if line.startswith("| epochs=")]
+    assert names == ["| epochs=9", "| epochs=10", "| epochs=30"]
+
+
+def test_many_pairs_of_single_runs_have_one_verdict_and_no_statistics(log_run):
+    for architecture in ("cnn", "stn-c0", "stn-c1", "stn-c2", "stn-dl1"):
+        log_run(0.98, architecture=architecture)
+    markdown = compare_runs(None, by="architecture").markdown
+    words = "Verdict: none is possible with fewer than two runs of each architecture."
+    assert markdown.count("erdict") == 1
+    assert f"**{words}**" in markdown
+    assert "Welch" not in markdown
+    # two of the five twice: a single pair has a verdict
+    for architecture in ("cnn", "stn-c0"):
+        log_run(0.981, architecture=architecture, seed=1)
+    markdown = compare_runs(None, by="architecture").markdown
+    assert "**Verdict: undecided between cnn and stn-c0 " in markdown
+    assert (
+        "**Verdict: no verdict on a pair with stn-c1 or stn-c2 or stn-dl1 is possible: "
+        "fewer than two runs.**" in markdown
+    )
+    assert "Welch" in markdown
+
+
+def test_the_tests_of_many_best_runs_are_a_table(log_run):
+    for wrong, architecture in enumerate(("cnn", "stn-c0", "stn-c1", "stn-c2")):
+        lines = [f"1,{2 if image < wrong else 1}" for image in range(50)]
+        log_run(
+            1 - wrong / 50,
+            files={"predictions.csv": "\n".join(["label,predicted", *lines, ""])},
+            architecture=architecture,
+            seed=wrong,
+        )
+    lines = compare_runs(None, by="architecture").markdown.splitlines()
+    assert "| cnn (seed 0) and stn-c2 (seed 3) | 3 | 0 | 0.25 |" in lines
+    assert sum(" (seed " in line for line in lines) == 6
+    assert any(line.startswith("McNemar's test is about these very models") for line in lines)
+
+
+def test_best_runs_are_not_tested_on_images_of_different_data_sets(log_run):
+    for dataset in ("rotated", "projective"):
+        text = "label,predicted\n1,1\n2,3\n" + ("4,4\n" if dataset == "rotated" else "")
+        log_run(0.9, files={"predictions.csv": text}, dataset=dataset)
+    assert "McNemar" not in compare_runs(None, by="dataset").markdown
+
+
+@pytest.mark.parametrize(
+    ("dataset", "unit", "deviations", "cell"),
+    [
+        ("rotated", "°", (3.14, 4.2), "3.7 (0.7)"),
+        ("rts", "°", (3.14,), "3.1 (–)"),
+        ("translated", "px", (1.234, 1.5), "1.37 (0.19)"),
+        ("scaled", "log2 area", (0.1234, 0.15), "0.137 (0.019)"),
+    ],
+)
+def test_the_pose_deviation_stands_in_the_data_sets_unit(log_run, dataset, unit, deviations, cell):
+    log_run(0.9, dataset=dataset, architecture="cnn")
+    for seed, deviation in enumerate(deviations):
+        log_run(0.9, metrics={"pose_deviation": deviation}, dataset=dataset, seed=seed)
+    done = compare_runs(None, by="architecture")
+    lines = done.markdown.splitlines()
+    (header,) = [line for line in lines if line.startswith("| architecture |")]
+    assert header.endswith(f"| last epoch [%] | pose deviation [{unit}] |")
+    assert [line.rsplit(" | ", 1)[1] for line in lines if line.startswith("| cnn |")] == ["– |"]
+    (of_network,) = [line for line in lines if line.startswith("| stn-c0 |")]
+    assert of_network.endswith(f"| – | {cell} |")
+    assert "Pose deviation: how much" in done.markdown
+    rows = list(csv.DictReader(io.StringIO(artifact(done, "comparison.csv"))))
+    assert [row["pose_deviation"] for row in rows] == ["", *map(str, deviations)]
+    (protocol,) = json.loads(artifact(done, "comparison.json"))["protocols"]
+    without, with_pose = protocol["groups"]
+    assert (without["params"], without["pose"]) == ({"architecture": "cnn"}, None)
+    assert with_pose["pose"]["mean"] == pytest.approx(np.mean(deviations))
+    page = artifact(done, "comparison.html")
+    assert page.count(f"<th>pose deviation [{unit}]</th>") == 2  # of the groups, and of the runs
+
+
+def test_pose_deviations_of_several_data_sets_stand_with_their_unit(log_run):
+    log_run(0.9, metrics={"pose_deviation": 3.14}, dataset="rotated")
+    log_run(0.9, metrics={"pose_deviation": 1.234}, dataset="translated")
+    log_run(0.9)
+    lines = compare_runs(None, by="dataset").markdown.splitlines()
+    assert next(line for line in lines if "| group |" in line).endswith("| pose deviation |")
+    last = [line.rsplit(" | ", 1)[1] for line in lines if line.startswith("| dataset=")]
+    assert last == ["– |", "3.1 (–) ° |", "1.23 (–) px |"]
+
+
+def test_a_group_has_a_pose_deviation_only_if_all_its_runs_have_one(log_run):
+    log_run(0.9, metrics={"pose_deviation": 3.14}, dataset="rotated")
+    log_run(0.9, dataset="rotated", seed=1)
+    assert "ose deviation" not in compare_runs(None).markdown
+
+
+def test_poses_make_a_gallery_and_stay_out_of_the_data(log_run):
+    log_run(0.9, architecture="cnn", dataset="rotated")
+    log_run(0.91, files={"poses.npz": poses_file()}, dataset="rotated")
+    done = compare_runs(None, by="architecture")
+    files = {file.path for file in mlflow.MlflowClient().list_artifacts(done.run_id)}
+    assert "gallery.png" in files
+    (protocol,) = json.loads(artifact(done, "comparison.json"))["protocols"]
+    assert all("poses" not in group for group in protocol["groups"])
 
 
 def test_more_runs_than_columns_are_counted(log_run):

@@ -86,7 +86,7 @@ def test_run_curves_show_each_run_thin_and_the_mean_of_a_group_thick():
     for line in accuracy.lines:
         (thick if line.get_linewidth() > 1 else thin).append(line)
     assert len(thin) == 3
-    assert [line.get_label() for line in thick] == ["mean of conv2d (n=2)", "mean of other (n=1)"]
+    assert [line.get_label() for line in thick] == ["mean of conv2d (n=2)", "other"]
     # the epochs that all runs of the group have
     epochs, mean = thick[0].get_xydata().T
     np.testing.assert_allclose(epochs, [1, 2, 3, 4, 5, 6])
@@ -97,6 +97,61 @@ def test_run_curves_show_each_run_thin_and_the_mean_of_a_group_thick():
     assert 90 < bottom < 96
     assert top > 99
     assert accuracy.get_title() == f"test accuracy, from {bottom:.2f}% on"
+
+
+def test_the_curves_of_eight_groups_are_told_apart_without_colour():
+    run = {"test_accuracy": {1: 0.9, 2: 0.95}, "train_loss": {1: 0.5, 2: 0.4}}
+    figure = figures.run_curves_figure({f"group {n}": [run, run] for n in range(8)})
+    lines = [line for line in figure.axes[1].lines if line.get_linewidth() > 1]
+    hollow = [line.get_markerfacecolor() == "white" for line in lines]
+    looks = {
+        (line.get_linestyle(), line.get_marker(), empty)
+        for line, empty in zip(lines, hollow, strict=True)
+    }
+    assert len(looks) == 8
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 8
+    assert not any(axes.get_legend() for axes in figure.axes)
+
+
+def gallery(reach: float, caption: str = "after the transformer") -> figures.Gallery:
+    """Eight images of 60 pixels, outlined by a square that ends at ±reach; 30 pixels of output."""
+    corners = reach * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    before = np.arange(8)[:, None, None] * np.ones((60, 60))
+    return figures.Gallery(before, before[::-1, ::2, ::2], np.tile(corners, (8, 1, 1)), caption)
+
+
+def test_the_gallery_outlines_eight_poses_above_what_comes_of_them():
+    figure = figures.gallery_figure({"a": {"$x$": gallery(0.5)}, "b": {"y": gallery(1.2, "other")}})
+    figure.draw_without_rendering()
+    panels = [axes for axes in figure.axes if axes.axison]
+    assert len(panels) == 2 * 2 * 8
+    for number, axes in enumerate(panels[:8]):
+        (image,) = axes.images
+        assert (image.get_array() == number).all()
+        assert image.get_extent() == [-1, 1, 1, -1]  # edge to edge, y downwards
+        dashed, solid = axes.lines
+        assert dashed.get_xydata().tolist() == [[0.5, -0.5], [0.5, 0.5], [-0.5, 0.5], [-0.5, -0.5]]
+        assert solid.get_xydata().tolist() == [[-0.5, -0.5], [0.5, -0.5]]
+        assert solid.get_linewidth() > dashed.get_linewidth()
+        assert solid.get_linestyle() == "-" != dashed.get_linestyle()
+    for number, axes in enumerate(panels[8:16]):
+        assert (axes.images[0].get_array() == 7 - number).all()
+    words = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert [word for word in words if word] == [
+        *("input", "$x$", "after the transformer"),
+        *("input", "y", "other"),
+    ]
+
+
+def test_a_gallery_shows_an_outline_beside_the_image_unless_it_is_far_away():
+    figure = figures.gallery_figure({"": {str(r): gallery(r) for r in (0.5, 1.2, 9, np.nan)}})
+    figure.draw_without_rendering()
+    panels = [axes for axes in figure.axes if axes.axison]
+    limits = [axes.get_xlim()[1] for axes in panels[::16]]
+    np.testing.assert_allclose(limits, [1.06, 1.26, 1.66, 1.06])
+    bottom, top = panels[0].get_ylim()
+    assert bottom > top
 
 
 def test_confusion_matrices_stand_side_by_side_under_their_titles():

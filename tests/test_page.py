@@ -9,6 +9,7 @@ import pytest
 from pipeline import tracking
 from pipeline.page import as_html, comparison_files
 from pipeline.report import comparison_of
+from tests.conftest import poses_file
 
 
 @pytest.fixture
@@ -64,6 +65,38 @@ def test_a_run_that_holds_numbers_only_still_has_its_page(log_run):
     assert "conv2d only, so there is nothing to compare" in page
     assert page.count("<img") == 1
     assert "Learning curves" not in page
+
+
+def test_the_page_shows_the_gallery_of_each_protocol_that_has_poses(log_run):
+    for architecture in ("cnn", "stn-c0", "stn-c1"):
+        files = {} if architecture == "cnn" else {"poses.npz": poses_file(60, 30)}
+        log_run(0.99, files=files, architecture=architecture, dataset="translated")
+        log_run(0.99, architecture=architecture)
+    report = comparison_of(tracking.training_runs("stn-mnist"), "stn-mnist", by="architecture")
+    files = comparison_files(report)
+    page = files["comparison.html"]
+    first, second = page.split("<section>")[1:]
+    shown = 'alt="A digit in eight poses, before and after the transformer of each architecture"'
+    assert (first.count(shown), second.count(shown)) == (1, 0)
+    assert len(re.findall(r'src="data:image/png;base64,[^"]{1000}', first)) == 2
+    words = [
+        text.get_text() for text in files["gallery.png"].findobj(lambda a: hasattr(a, "get_text"))
+    ]
+    assert "cnn" not in words
+    for label in ("stn-c0", "stn-c1", "after the transformer"):
+        assert words.count(label) == 1
+    # what the transformer of a feature map does is shown on the image
+    assert words.count("the same transformation,\nof the image") == 1
+
+
+def test_the_verdicts_of_many_pairs_are_a_list(log_run):
+    for architecture in ("cnn", "stn-c0", "stn-c1", "stn-c2"):
+        for seed in range(2):
+            log_run(0.99 + 0.001 * seed, architecture=architecture, seed=seed)
+    report = comparison_of(tracking.training_runs("stn-mnist"), "stn-mnist", by="architecture")
+    page = as_html(report)
+    assert page.count('class="verdict"') == 1
+    assert page.count("<li>") == 6
 
 
 @pytest.mark.parametrize("width", [1200, 400])
