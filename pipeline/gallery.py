@@ -68,13 +68,21 @@ def transformed(
     return (shown * 255).round().to(torch.uint8), torch.cat(sides, dim=1)
 
 
-def poses_file(before: Tensor, after: Tensor, outline: Tensor) -> bytes:
-    """The arrays of a gallery as an .npz file without pickle; see `transformed`.
+def poses_file(model: SpatialTransformerNetwork, params: RunParams, poses: Tensor) -> bytes:
+    """What the transformer makes of the poses, as an .npz file without pickle.
 
-    `before` and `after` are uint8 `(8, S, S)`, `outline` float32 `(8, K, 2)`.
+    In it, see `transformed`: `before` and `after`, uint8 `(8, S, S)` and `(8, S', S')`; `outline`,
+    float32 `(8, K, 2)`; and `warps_image`, false where the transformer warps feature maps.
     """
+    after, outline = transformed(model, params, poses)
     file = io.BytesIO()
-    np.savez_compressed(file, before=before.squeeze(1), after=after.squeeze(1), outline=outline)
+    np.savez_compressed(
+        file,
+        before=poses.squeeze(1),
+        after=after.squeeze(1),
+        outline=outline,
+        warps_image=not list(model.stem.children()),
+    )
     return file.getvalue()
 
 

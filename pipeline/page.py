@@ -56,21 +56,16 @@ def _comparison_figure(protocols: list[Protocol], margin: float) -> Figure:
     return figures.comparison_figure(accuracies, margin)
 
 
-_OF_FEATURE_MAPS = ("stn-c1", "stn-c2")  # their transformer never sees the image itself
-
-
 def _galleries(protocol: Protocol) -> dict[str, Gallery]:
     """By group, what is drawn of the poses; of those groups whose poses are stored."""
     galleries = {}
     for group in protocol.groups:
-        if group.poses is None:
-            continue
-        params = protocol.params | group.params
-        caption = "after the transformer"
-        if params["architecture"] in _OF_FEATURE_MAPS:
-            caption = "the same transformation, of the image"
         poses = group.poses
-        galleries[group.name] = Gallery(poses.before, poses.after, poses.outline, caption)
+        if poses is not None:
+            caption = "after the transformer"
+            if not poses.warps_image:
+                caption = "the same transformation, of the image"
+            galleries[group.name] = Gallery(poses.before, poses.after, poses.outline, caption)
     return galleries
 
 

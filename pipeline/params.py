@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -177,12 +177,11 @@ class StudyParams(BaseModel):
     )
 
 
-def kind_of(params: RunParams, names: Iterable[str]) -> str:
-    """The values of these parameters: `coordconv2d stn-c1 lr=0.1`.
+def kind_of(values: dict[str, Any]) -> str:
+    """What runs of these parameters are called: `coordconv2d stn-c1 lr=0.1`.
 
     A layer and an architecture speak for themselves; any other value stands with its name.
     """
-    values = {name: getattr(params, name) for name in names}
     plain = ("conv_layer", "architecture")
     return " ".join(v if name in plain else f"{name}={v}" for name, v in values.items())
 

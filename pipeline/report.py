@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline import statistics, tracking
 from pipeline.errors import PipelineError
-from pipeline.params import RunParams
+from pipeline.params import RunParams, kind_of
 from pipeline.statistics import McNemar, Pair, Summary
 from pipeline.tracking import RecordedRun
 
@@ -57,11 +57,13 @@ class Poses:
     outline: float32 `(8, K, 2)`, points (x, y) around what the transformer looks at, in normalized
         coordinates of the input image; clockwise from the upper left corner of the output, the
         first K // 4 along its upper edge.
+    warps_image: whether that is what the transformer does; False where it warps feature maps.
     """
 
     before: np.ndarray
     after: np.ndarray
     outline: np.ndarray
+    warps_image: bool
 
 
 @dataclass(frozen=True)
@@ -305,11 +307,6 @@ def _rank(name: str, value: Any) -> tuple[bool, Any]:
 _NOUNS = {"conv_layer": "layer", "architecture": "architecture"}
 
 
-def _group_name(values: dict[str, Any]) -> str:
-    """`stn-sl1 coordconv2d` speaks for itself; another value stands with its parameter's name."""
-    return " ".join(v if k in _NOUNS else f"{k}={v}" for k, v in values.items())
-
-
 def _result(group: str, params: RunParams, run: RecordedRun) -> RunResult:
     curves = {name: tracking.metric_history(run.run_id, name) for name in CURVES}
     return RunResult(
@@ -329,7 +326,7 @@ def _result(group: str, params: RunParams, run: RecordedRun) -> RunResult:
 
 
 def _group(values: dict[str, Any], members: list[tuple[RunParams, RecordedRun]]) -> Group:
-    name = _group_name(values)
+    name = kind_of(values)
     runs = [_result(name, params, run) for params, run in members]
     last = [run.last_accuracy for run in runs if run.last_accuracy is not None]
     poses = [run.pose_deviation for run in runs if run.pose_deviation is not None]
@@ -355,7 +352,9 @@ def _poses(run: RunResult) -> Poses | None:
     if content is None:
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return Poses(arrays["before"], arrays["after"], arrays["outline"])
+        return Poses(
+            arrays["before"], arrays["after"], arrays["outline"], bool(arrays["warps_image"])
+        )
 
 
 def _summary(fractions: list[float]) -> Summary:

@@ -158,7 +158,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
         if frames:
             run.log_artifacts(
                 {
-                    "poses.npz": poses_file(poses, *transformed(model, params, poses)),
+                    "poses.npz": poses_file(model, params, poses),
                     "transformer.gif": animation(poses, frames),
                 }
             )

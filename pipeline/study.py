@@ -165,8 +165,8 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _name(study: Study, params: RunParams) -> str:
     """What a run is called, in its study unique: `coordconv2d seed=3`."""
-    others = [name for name in study.varied if name != "conv_layer"]
-    return f"{kind_of(params, ['conv_layer', *others])} seed={params.seed}"
+    values = {name: getattr(params, name) for name in ("conv_layer", *study.varied)}
+    return f"{kind_of(values)} seed={params.seed}"
 
 
 def _plan(study: Study, recorded: list[RecordedRun]) -> tuple[list[Task], list[RecordedRun]]:

@@ -17,7 +17,7 @@ PROJECT = Path(__file__).parent.parent
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
-def poses_file(size: int = 28, output_size: int = 28) -> bytes:
+def poses_file(size: int = 28, output_size: int = 28, warps_image: bool = True) -> bytes:
     """A `poses.npz` as a run holds it: eight images, outlined by a square of half their side."""
     steps = np.linspace(-0.5, 0.5, 3)[:-1]
     edge = np.full(2, 0.5)
@@ -35,6 +35,7 @@ def poses_file(size: int = 28, output_size: int = 28) -> bytes:
         before=np.full((8, size, size), 50, dtype=np.uint8),
         after=np.full((8, output_size, output_size), 200, dtype=np.uint8),
         outline=np.tile(outline, (8, 1, 1)).astype(np.float32),
+        warps_image=warps_image,
     )
     return file.getvalue()
 

@@ -96,13 +96,17 @@ def test_the_outline_is_that_of_a_network_on_feature_maps_too(mnist):
     assert outline.abs().max().item() == pytest.approx(52 / 60 * 29 / 30)
 
 
-def test_the_arrays_of_a_gallery_are_read_without_pickle(mnist):
+@pytest.mark.parametrize(("architecture", "warps_image"), [("stn-sl1", True), ("stn-c1", False)])
+def test_the_arrays_of_a_gallery_are_read_without_pickle(mnist, architecture, warps_image):
     images = mnist[1].images[:8]
-    shown, outline = transformed(stn(), RunParams(), images)
-    with np.load(io.BytesIO(poses_file(images, shown, outline)), allow_pickle=False) as arrays:
+    model, params = stn(architecture=architecture), RunParams(architecture=architecture)
+    shown, outline = transformed(model, params, images)
+    content = poses_file(model, params, images)
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         assert np.array_equal(arrays["before"], images.squeeze(1))
         assert np.array_equal(arrays["after"], shown.squeeze(1))
         assert np.array_equal(arrays["outline"], outline)
+        assert arrays["warps_image"] == warps_image
 
 
 def test_an_animation_shows_each_epoch_and_lingers_on_the_last(mnist):

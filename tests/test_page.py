@@ -69,7 +69,8 @@ def test_a_run_that_holds_numbers_only_still_has_its_page(log_run):
 
 def test_the_page_shows_the_gallery_of_each_protocol_that_has_poses(log_run):
     for architecture in ("cnn", "stn-c0", "stn-c1"):
-        files = {} if architecture == "cnn" else {"poses.npz": poses_file(60, 30)}
+        poses = {"poses.npz": poses_file(60, 30, warps_image=architecture != "stn-c1")}
+        files = {} if architecture == "cnn" else poses
         log_run(0.99, files=files, architecture=architecture, dataset="translated")
         log_run(0.99, architecture=architecture)
     report = comparison_of(tracking.training_runs("stn-mnist"), "stn-mnist", by="architecture")

@@ -110,8 +110,7 @@ def distort(
         case "scaled":
             # a larger part than this does not fit the cache, and takes twice as long
             parts = [_scaled(part, clutter, generator) for part in digits.split(64)]
-            images, poses = zip(*parts, strict=True)
-            return Distorted(torch.cat(images), torch.cat(poses))
+            return Distorted(*map(torch.cat, zip(*parts, strict=True)))
         case "rts":
             return _rotated_scaled_translated(digits, generator)
         case "projective":
