@@ -8,12 +8,16 @@ BIN := .venv/bin
 export MLFLOW_HTTP_REQUEST_MAX_RETRIES ?= 3
 
 RUN := $(BIN)/mlflow run . --env-manager local --experiment-name $(EXPERIMENT)
+# any parameter of the README's tables: make train architecture=stn-sl1 dataset=rotated
+GIVEN := $(addprefix -P ,$(filter $(addsuffix %,a b c d e f g h i j k l m n o p q r s t u v w x y z),\
+  $(MAKEOVERRIDES)))
 
 .PHONY: help setup store train study evaluate compare ui lint test test-slow browser bench
 
 help:
 	@echo "make train [CONV_LAYER=coordconv2d] [EPOCHS=30]         train one network, tracked by MLflow"
 	@echo "make study [RUNS=5] [EPOCHS=30] [PRESET=…] [WORKERS=2]   train runs of each layer, and compare them"
+	@echo "    both take any parameter: make train architecture=stn-sl1 dataset=rotated iterations=300"
 	@echo "make evaluate [MODEL_URI=models:/stn-mnist@champion]     score a registered model again"
 	@echo "make compare [BY=conv_layer] [MARGIN=0.1]                compare the runs there are"
 	@echo "make ui                                                  the MLflow UI, on loopback"
@@ -33,11 +37,11 @@ store: setup
 	@test -s mlflow.db || $(BIN)/python -m pipeline store
 
 train: store
-	$(RUN) -P conv_layer=$(CONV_LAYER) $(if $(EPOCHS),-P epochs=$(EPOCHS))
+	$(RUN) $(if $(conv_layer),,-P conv_layer=$(CONV_LAYER)) $(if $(EPOCHS),-P epochs=$(EPOCHS)) $(GIVEN)
 
 study: store
 	$(RUN) -e study $(if $(PRESET),-P preset=$(PRESET)) $(if $(RUNS),-P runs=$(RUNS)) \
-	  $(if $(EPOCHS),-P epochs=$(EPOCHS)) $(if $(WORKERS),-P workers=$(WORKERS))
+	  $(if $(EPOCHS),-P epochs=$(EPOCHS)) $(if $(WORKERS),-P workers=$(WORKERS)) $(GIVEN)
 
 evaluate: setup
 	$(RUN) -e evaluate $(if $(MODEL_URI),-P model_uri=$(MODEL_URI))

@@ -75,7 +75,7 @@ class RunParams(BaseModel):
     architecture: Literal[
         "cnn", "stn-c0", "stn-c1", "stn-c2", "stn-dl1", "stn-dl2", "stn-sl1", "stn-sl2"
     ] = Field("stn-c0", description="where the transformer sits; cnn has none")
-    transform: Literal["affine", "projective", "tps", "translation", "rotation", "similarity"] = (
+    transform: Literal["affine", "translation", "rotation", "similarity", "projective", "tps"] = (
         Field("affine", description="what the transformer may do to an image")
     )
     transformer_iterations: int = Field(

@@ -55,8 +55,10 @@ selected on; numbers selected on the test set are optimistic."""
 _MODEL_NOTE = """\
 Digit classifiers with a spatial transformer. Input: raw uint8 images `(N, 1, 28, 28)`, white ink
 on black; output: class probabilities `(N, 10)`. `champion` is the best of all,
-`best-conv2d` and `best-coordconv2d` the best of each layer. A version's tag `stn.selection`
-tells what its epoch was selected on; an accuracy selected on the test set is optimistic."""
+`best-conv2d` and `best-coordconv2d` the best of each layer. Those trained on other data than
+upright digits have aliases with its name, such as `champion-translated`, and take its size of
+images. A version's tag `stn.selection` tells what its epoch was selected on; an accuracy selected
+on the test set is optimistic."""
 
 
 @contextmanager

@@ -6,6 +6,9 @@ import re
 import pytest
 import yaml
 
+from pipeline.data.warps import IMAGE_SIZES
+from pipeline.grids import TRANSFORMS
+from pipeline.models.stn import ARCHITECTURES
 from pipeline.params import RunParams, StudyParams, allowed_values, resolve
 from tests.conftest import PROJECT
 
@@ -104,6 +107,14 @@ def test_a_module_knows_only_whom_it_may(module):
         if name.startswith("pipeline.")
     }
     assert project <= MAY_KNOW[module]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "known"),
+    [("architecture", ARCHITECTURES), ("transform", TRANSFORMS), ("dataset", IMAGE_SIZES)],
+)
+def test_what_may_be_asked_for_is_what_there_is(parameter, known):
+    assert allowed_values(parameter) == ", ".join(known)
 
 
 @pytest.mark.parametrize("module", MODULES)

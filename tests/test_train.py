@@ -168,21 +168,22 @@ def test_a_diverging_run_ends_with_what_to_do(some_digits):
 
 
 @pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+@pytest.mark.parametrize("by_epochs", [True, False])
 def test_a_training_that_goes_on_from_its_checkpoint_is_the_same_bit_by_bit(
-    some_digits, tmp_path, conv_layer
+    some_digits, tmp_path, conv_layer, by_epochs
 ):
     """Through a file and back, with all that keeps a state: momentum, decays, warps, norms."""
-    params = RunParams(
-        conv_layer=conv_layer,
-        epochs=4,
-        momentum=0.9,
-        lr_step=1,
-        augmentation="affine",
-        batch_norm="classifier",
-    )
+    if by_epochs:
+        schedule = {"epochs": 4, "lr_step": 1, "augmentation": "affine"}
+    else:  # three epochs and a half
+        schedule = {"iterations": 110, "lr_step_iterations": 40, "dataset": "rotated"}
+        schedule |= {"architecture": "stn-sl1", "localization_lr_scale": 0.5}
+    params = RunParams(conv_layer=conv_layer, momentum=0.9, batch_norm="classifier", **schedule)
 
     def model():
-        network = build_model(conv_layer, "border", 0.5, batch_norm="classifier")
+        network = build_model(
+            conv_layer, "border", 0.5, batch_norm="classifier", architecture=params.architecture
+        )
         return network.to(memory_format=torch.channels_last)
 
     def save(checkpoint):
