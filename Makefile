@@ -17,7 +17,7 @@ GIVEN := $(addprefix -P ,$(filter $(addsuffix %,a b c d e f g h i j k l m n o p 
 help:
 	@echo "make train [CONV_LAYER=coordconv2d] [EPOCHS=30]         train one network, tracked by MLflow"
 	@echo "make study [RUNS=5] [EPOCHS=30] [PRESET=…] [WORKERS=2]   train runs of each layer, and compare them"
-	@echo "    both take any parameter: make train architecture=stn-sl1 dataset=rotated iterations=300"
+	@echo "    these take any parameter: make train architecture=stn-sl1 dataset=rotated iterations=300"
 	@echo "make evaluate [MODEL_URI=models:/stn-mnist@champion]     score a registered model again"
 	@echo "make compare [BY=conv_layer] [MARGIN=0.1]                compare the runs there are"
 	@echo "make ui                                                  the MLflow UI, on loopback"
@@ -37,17 +37,17 @@ store: setup
 	@test -s mlflow.db || $(BIN)/python -m pipeline store
 
 train: store
-	$(RUN) $(if $(conv_layer),,-P conv_layer=$(CONV_LAYER)) $(if $(EPOCHS),-P epochs=$(EPOCHS)) $(GIVEN)
+	$(RUN) $(if $(conv_layer)$(preset),,-P conv_layer=$(CONV_LAYER)) $(if $(EPOCHS),-P epochs=$(EPOCHS)) $(GIVEN)
 
 study: store
 	$(RUN) -e study $(if $(PRESET),-P preset=$(PRESET)) $(if $(RUNS),-P runs=$(RUNS)) \
 	  $(if $(EPOCHS),-P epochs=$(EPOCHS)) $(if $(WORKERS),-P workers=$(WORKERS)) $(GIVEN)
 
 evaluate: setup
-	$(RUN) -e evaluate $(if $(MODEL_URI),-P model_uri=$(MODEL_URI))
+	$(RUN) -e evaluate $(if $(MODEL_URI),-P model_uri=$(MODEL_URI)) $(GIVEN)
 
 compare: setup
-	$(RUN) -e compare $(if $(BY),-P by=$(BY)) $(if $(MARGIN),-P margin=$(MARGIN))
+	$(RUN) -e compare $(if $(BY),-P by=$(BY)) $(if $(MARGIN),-P margin=$(MARGIN)) $(GIVEN)
 
 ui: setup
 	$(BIN)/python -m pipeline ui --experiment $(EXPERIMENT)

@@ -6,10 +6,10 @@ import numpy as np
 
 from pipeline import figures, tracking
 from pipeline.data import mnist
-from pipeline.data.distorted import TEST_COPIES, fixed_set
+from pipeline.data.distorted import posed_test_set
 from pipeline.metrics import Scores, score
 
-BATCH = 1000  # images per call of the model, to bound the memory
+BATCH = 250  # images per call of the model, to bound the memory
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Eva
     tracking.check_store()
     model = tracking.load_model(model_uri)
     train, test = mnist.load_mnist(data_dir)
-    copies = TEST_COPIES.get(model.dataset, 1)
-    test = fixed_set(model.dataset, test, train.images, copies).digits
+    test = posed_test_set(model.dataset, test, train.images).digits
     images, labels = test.images.numpy(), test.labels.numpy()
     tags = {"stn.data_digest": mnist.DIGEST}
     caution = ""

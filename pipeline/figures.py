@@ -110,11 +110,15 @@ def learning_curves_figure(history: list[dict[str, float]], best_epoch: int) -> 
     return figure
 
 
-def before_after_figure(before: np.ndarray, after: np.ndarray) -> Figure:
-    """What the transformer made of 64 images, each array `(64, H, W)`."""
+# what is shown of a transformer, by whether it warps the image or feature maps
+CAPTIONS = {True: "after the transformer", False: "the image, where its feature map is sampled"}
+
+
+def before_after_figure(before: np.ndarray, after: np.ndarray, caption: str) -> Figure:
+    """What the transformer made of 64 images, each array `(64, H, W)`; see `CAPTIONS`."""
     figure = Figure(figsize=(10, 5), layout="constrained")
     for axes, images, title in zip(
-        figure.subplots(1, 2), (before, after), ("input", "after the transformer"), strict=True
+        figure.subplots(1, 2), (before, after), ("input", caption), strict=True
     ):
         _mosaic(axes, images)
         axes.set_title(title)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.data.distorted import fixed_set, normalize
 from pipeline.data.mnist import Digits
+from pipeline.figures import CAPTIONS
 from pipeline.models.stn import SpatialTransformerNetwork
 from pipeline.params import RunParams
 
@@ -81,9 +82,18 @@ def poses_file(model: SpatialTransformerNetwork, params: RunParams, poses: Tenso
         before=poses.squeeze(1),
         after=after.squeeze(1),
         outline=outline,
-        warps_image=not list(model.stem.children()),
+        warps_image=_warps_image(model),
     )
     return file.getvalue()
+
+
+def caption(model: SpatialTransformerNetwork) -> str:
+    """What `transformed` shows, in words."""
+    return CAPTIONS[_warps_image(model)]
+
+
+def _warps_image(model: SpatialTransformerNetwork) -> bool:
+    return not list(model.stem.children())
 
 
 def is_frame(epoch: int, epochs: int) -> bool:
@@ -91,12 +101,13 @@ def is_frame(epoch: int, epochs: int) -> bool:
     return epoch == epochs or epoch % math.ceil(epochs / (FRAMES - 1)) == 0
 
 
-def animation(before: Tensor, frames: dict[int, Tensor]) -> bytes:
+def animation(before: Tensor, frames: dict[int, Tensor], words: str) -> bytes:
     """A GIF: eight poses, and below what the transformer makes of them from epoch to epoch.
 
     Args:
         before: uint8 `(8, 1, S, S)`.
         frames: of each epoch uint8 `(8, 1, S', S')`; 0 is before the training.
+        words: what these are.
     """
     side = before.shape[-1] * math.ceil(TILE / before.shape[-1])
     font = ImageFont.load_default(size=16)
@@ -107,7 +118,7 @@ def animation(before: Tensor, frames: dict[int, Tensor]) -> bytes:
             for column, image in enumerate(images.squeeze(1).numpy()):
                 tile = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
                 picture.paste(tile, (2 + column * (side + 2), 24 + row * (side + 2)))
-        text = f"input, and after the transformer; epoch {epoch}"
+        text = f"input, and {words}; epoch {epoch}"
         ImageDraw.Draw(picture).text((6, 3), text, fill=255, font=font)
         pictures.append(picture)
     durations = [round(1000 * FRAME_SECONDS)] * len(pictures)

@@ -58,7 +58,6 @@ def pose_deviation(
     theta: np.ndarray,
     labels: np.ndarray,
     width: int,
-    stride: int = 1,
 ) -> float:
     """How much the pose of a digit still varies after the transformer (arXiv:2004.11678).
 
@@ -66,7 +65,7 @@ def pose_deviation(
     0 where the transformer takes every image of a digit to the same pose, whichever that is.
 
     Args:
-        dataset, poses, theta, width, stride: see `final_pose`.
+        dataset, poses, theta, width: see `final_pose`.
         labels: int `(N,)`, the digits.
 
     Returns:
@@ -74,7 +73,7 @@ def pose_deviation(
         where the variances of x and y are added. (The authors' code averages over the digits
         before it takes the root, which gives a little more where they vary differently.)
     """
-    poses = final_pose(dataset, poses, theta, width, stride)
+    poses = final_pose(dataset, poses, theta, width)
     deviations = []
     for digit in np.unique(labels):
         of_digit = poses[labels == digit]
@@ -87,9 +86,7 @@ def pose_deviation(
 _ROTATIONS = ("rotated", "rts")
 
 
-def final_pose(
-    dataset: str, poses: np.ndarray, theta: np.ndarray, width: int, stride: int = 1
-) -> np.ndarray:
+def final_pose(dataset: str, poses: np.ndarray, theta: np.ndarray, width: int) -> np.ndarray:
     """The pose of each digit after the transformer: the one it had and what theta adds.
 
     theta maps output to input coordinates, so what it does to the image is its inverse. Only its
@@ -100,11 +97,9 @@ def final_pose(
         poses: `(N,)` or `(N, 2)`, as `data.warps.Distorted` has them.
         theta: `(N, 6)`, the affine matrices (a11, a12, a13, a21, a22, a23), in normalized
             coordinates with `align_corners=False`.
-        width: of what is transformed, the image or the feature map, in its own pixels.
-        stride: how many pixels of the image lie between two of the feature map. Its coordinates go
-            from edge to edge, so one unit is `width / 2` of its pixels: 30 pixels of a translated
-            image, whose width is 60; and of its feature map after a 9×9 convolution and pooling,
-            26 wide with a stride of 2, a unit is 26 pixels of the image.
+            They are those of the image, also where feature maps are transformed: what
+            `SpatialTransformerNetwork.matrix` returns.
+        width: of the image in pixels; one unit of theta's shift is half of it.
 
     Returns:
         As `poses`. Rotations are counter-clockwise in degrees, within ±180.
@@ -116,7 +111,7 @@ def final_pose(
     if dataset in _ROTATIONS:
         return _wrapped(poses + np.degrees(np.arctan2(a21 - a12, a11 + a22)))
     if dataset == "translated":
-        return poses - np.stack([a13, a23], axis=1) * (width * stride / 2)
+        return poses - np.stack([a13, a23], axis=1) * (width / 2)
     if dataset == "scaled":
         # the area's change is also that of a mirror image; and a line has an area that has a log
         area = np.maximum(np.abs(a11 * a22 - a12 * a21), np.finfo(np.float32).tiny)

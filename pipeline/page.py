@@ -62,9 +62,7 @@ def _galleries(protocol: Protocol) -> dict[str, Gallery]:
     for group in protocol.groups:
         poses = group.poses
         if poses is not None:
-            caption = "after the transformer"
-            if not poses.warps_image:
-                caption = "the same transformation, of the image"
+            caption = figures.CAPTIONS[poses.warps_image]
             galleries[group.name] = Gallery(poses.before, poses.after, poses.outline, caption)
     return galleries
 

@@ -30,7 +30,7 @@ class RunParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     conv_layer: Literal["conv2d", "coordconv2d"] = Field(
-        "conv2d", description="convolution inside the localization network"
+        "conv2d", description="convolution inside the localization network; of a cnn, in all of it"
     )
     epochs: int = Field(30, ge=1, description="passes over the training images")
     iterations: int = Field(
@@ -157,9 +157,10 @@ class RunParams(BaseModel):
         """The parameters that must agree for two runs to be comparable.
 
         They leave out what a comparison varies (`conv_layer`, `seed`) and what does not change
-        the science (`device`, `experiment`, …).
+        the science (`device`, `experiment`, …, and `epochs` where `iterations` take their place).
         """
-        return self.model_dump(exclude=_VARIED | _NOT_SCIENCE)
+        replaced = {old for new, old in _IN_PLACE_OF.items() if getattr(self, new)}
+        return self.model_dump(exclude=_VARIED | _NOT_SCIENCE | replaced)
 
 
 class StudyParams(BaseModel):
@@ -193,6 +194,7 @@ def model_aliases(conv_layer: str, dataset: str) -> list[str]:
 
 
 _VARIED = {"conv_layer", "seed"}
+_IN_PLACE_OF = {"iterations": "epochs", "lr_step_iterations": "lr_step"}
 _NOT_SCIENCE = {"data_dir", "device", "threads", "preset", "experiment"}
 
 
@@ -202,7 +204,9 @@ def protocol_label(params: RunParams, except_for: Collection[str] = ()) -> str:
     reference = RunParams(**_single(preset)).protocol
     name = Path(params.preset).stem if params.preset else "replication"
     changed = [
-        f"{k}={v}" for k, v in params.protocol.items() if v != reference[k] and k not in except_for
+        f"{k}={v}"
+        for k, v in params.protocol.items()
+        if v != reference.get(k) and k not in except_for
     ]
     return " ".join([name, *changed])
 
@@ -218,8 +222,35 @@ def resolve(given: dict[str, Any]) -> RunParams:
             that is missing or is no mapping of parameters.
     """
     preset = _of_runs(read_preset(given["preset"])) if given.get("preset") else {}
-    _check_preset(given.get("preset"), preset)
+    _check_preset(given.get("preset"), _single(preset))
+    preset = _without_what_is_replaced(preset, given)
+    for name, value in preset.items():
+        if _is_list(value):
+            first = _values(name, value)[0]
+            raise PipelineError(
+                f"preset {given['preset']}: {name} is a list, {value}, which is for a study; for "
+                f"one training, choose: --{name} {first}"
+            )
     return _complete({**preset, **given})
+
+
+def _without_what_is_replaced(preset: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The preset's values, but for those that the command line replaces, perhaps by another unit.
+
+    Raises:
+        PipelineError: if one of them has a length, or a decay, in epochs and in iterations.
+    """
+    gone = set(given)
+    for new, old in _IN_PLACE_OF.items():
+        for values in (preset, given):
+            if new in values and old in values:
+                raise PipelineError(f"give {old} or {new}, which takes its place, but not both")
+        gone |= {new, old} if new in given or old in given else set()
+    return {name: value for name, value in preset.items() if name not in gone}
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) or "," in str(value)
 
 
 def _check_preset(path: str | None, values: dict[str, Any]) -> None:
@@ -238,7 +269,7 @@ def _complete(values: dict[str, Any]) -> RunParams:
 
 def _single(preset: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a run that are not lists of values."""
-    return {k: v for k, v in _of_runs(preset).items() if "," not in str(v)}
+    return {k: v for k, v in _of_runs(preset).items() if not _is_list(v)}
 
 
 def _of_runs(preset: dict[str, Any]) -> dict[str, Any]:
@@ -279,6 +310,7 @@ def resolve_study(given: dict[str, Any]) -> Study:
     preset = read_preset(given["preset"]) if given.get("preset") else {}
     _check_preset(given.get("preset"), _single(preset))
     preset, given = _seeds_as_runs(preset), _seeds_as_runs(given)
+    preset = _without_what_is_replaced(preset, given)
     if "seed" in given and "runs" not in given:
         preset.pop("runs", None)  # the command line goes before the preset
     chosen = {"conv_layer": "conv2d,coordconv2d", **preset, **given}

@@ -12,16 +12,24 @@ from tqdm import tqdm
 
 from pipeline import figures, tracking
 from pipeline.data import mnist
-from pipeline.data.distorted import NORMALIZATION, TEST_COPIES, Posed, fixed_set, normalize
+from pipeline.data.distorted import (
+    NORMALIZATION,
+    VALIDATION_SEED,
+    Posed,
+    fixed_set,
+    normalize,
+    posed_test_set,
+)
 from pipeline.data.mnist import Digits
 from pipeline.data.warps import IMAGE_SIZES
 from pipeline.errors import PipelineError
-from pipeline.gallery import animation, eight_poses, is_frame, poses_file, transformed
+from pipeline.gallery import animation, caption, eight_poses, is_frame, poses_file, transformed
 from pipeline.grids import TRANSFORMS
 from pipeline.metrics import Scores, pose_deviation, score
 from pipeline.models.portable import PortableModel
 from pipeline.models.stn import SpatialTransformerNetwork, build_model
 from pipeline.params import RunParams, protocol_label
+from pipeline.tracking import TrackedRun
 from pipeline.train import EVALUATION_BATCH, BestEpoch, Checkpoint, train
 
 
@@ -49,6 +57,9 @@ class RunSummary:
 
 def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSummary:
     """Train one network as one MLflow run; see design.md's vocabulary for what is logged.
+
+    The epochs' test accuracy is that of one pose of each test image; the selected model is scored
+    on all its poses.
 
     As part of a study, the training goes on from its checkpoint, if there is one, and saves one
     after each epoch. Its epochs are not printed, and aliases are left to the study.
@@ -79,26 +90,17 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
     ) as run:
         checkpoint = _load(study_run.checkpoint) if study_run else None
         clutter = train_digits.images
-        test = fixed_set(params.dataset, test_digits, clutter, TEST_COPIES.get(params.dataset, 1))
-        one_copy = Digits(*(part[: len(test_digits.labels)] for part in test.digits))
+        one_pose = fixed_set(params.dataset, test_digits, clutter).digits
         validation_digits = None
         if params.validation_size:
             train_digits, validation_digits = mnist.split_validation(
                 train_digits, params.validation_size, params.seed
             )
-            validation_digits = fixed_set(params.dataset, validation_digits, clutter).digits
-        for context, digits in (
-            ("training", train_digits),
-            ("validation", validation_digits),
-            ("testing", test.digits),
-        ):
-            if digits is not None:
-                run.log_dataset(
-                    f"{params.dataset}-{context}",
-                    context,
-                    digits.images.numpy(),
-                    digits.labels.numpy(),
-                )
+            validation_digits = fixed_set(
+                params.dataset, validation_digits, clutter, seed=VALIDATION_SEED
+            ).digits
+            _log_digits(run, params.dataset, "validation", validation_digits)
+        _log_digits(run, "mnist", "training", train_digits)  # each batch is distorted anew
 
         torch.manual_seed(params.seed)
         model = _network(params)
@@ -109,7 +111,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
         if model.transformer is not None:
             frames[0] = transformed(model.eval(), params, poses)[0]
         if checkpoint:
-            frames = checkpoint["frames"]
+            frames = checkpoint.get("frames", frames)  # of an earlier version it has none
             history += checkpoint["history"]
             # killed between the checkpoint and the store, a run may lack its last epoch there
             for epoch in range(run.logged_epochs() + 1, len(history) + 1):
@@ -121,7 +123,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
 
             def on_checkpoint(state: Checkpoint) -> None:
                 epoch = len(state["history"])
-                if frames and is_frame(epoch, epochs):
+                if model.transformer is not None and is_frame(epoch, epochs):
                     frames[epoch] = transformed(model, params, poses)[0]
                 if study_run:
                     _save(study_run.checkpoint, {**state, "frames": frames})
@@ -141,7 +143,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
             best = train(
                 model,
                 train_digits.to(device),
-                one_copy.to(device),
+                one_pose.to(device),
                 params,
                 validation_digits and validation_digits.to(device),
                 on_epoch_end,
@@ -151,15 +153,17 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
 
         model.load_state_dict(best.weights)
         model.to("cpu").to(memory_format=torch.contiguous_format)  # as a pt2 archive wants it
+        test = posed_test_set(params.dataset, test_digits, clutter)
+        _log_digits(run, params.dataset, "testing", test.digits)
         normalization = NORMALIZATION[params.dataset]
         portable = PortableModel(model, *normalization).eval().requires_grad_(False)
         scores = _score(portable, test.digits)
         run.log_artifacts(_artifacts(params, model.eval(), test.digits, scores, history, best))
-        if frames:
+        if model.transformer is not None:
             run.log_artifacts(
                 {
                     "poses.npz": poses_file(model, params, poses),
-                    "transformer.gif": animation(poses, frames),
+                    "transformer.gif": animation(poses, frames, caption(model)),
                 }
             )
         model_id = run.log_model(portable, test.digits.images[:4].numpy(), best.epoch)
@@ -181,6 +185,10 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
     else:
         news = tracking.promote(version, candidate, params.aliases)
     return RunSummary(run.run_id, run.url, best.epoch, scores.accuracy, scores.f1, version, news)
+
+
+def _log_digits(run: TrackedRun, dataset: str, context: str, digits: Digits) -> None:
+    run.log_dataset(f"{dataset}-{context}", context, digits.images.numpy(), digits.labels.numpy())
 
 
 def _name(params: RunParams) -> str:
@@ -261,7 +269,7 @@ def _artifacts(
         shown = test_digits.images[:64]
         after, _ = transformed(model, params, shown)
         artifacts["stn_before_after.png"] = figures.before_after_figure(
-            shown.squeeze(1).numpy(), after.squeeze(1).numpy()
+            shown.squeeze(1).numpy(), after.squeeze(1).numpy(), caption(model)
         )
     return artifacts
 
@@ -299,8 +307,10 @@ def _description(params: RunParams, protocol: str) -> str:
         if params.selection == "test"
         else f"The best epoch is selected on {params.validation_size:,} validation images."
     )
+    place = f"({params.transform}) with **{params.conv_layer}** in the localization network"
+    if params.architecture == "cnn":
+        place = f"with **{params.conv_layer}**, without a transformer,"
     return (
-        f"**{params.architecture}** ({params.transform}) on *{params.dataset}* digits with "
-        f"**{params.conv_layer}** in the localization network, protocol *{protocol}*, "
-        f"seed {params.seed}. {caution}"
+        f"**{params.architecture}** {place} on *{params.dataset}* digits, "
+        f"protocol *{protocol}*, seed {params.seed}. {caution}"
     )

@@ -109,10 +109,9 @@ def run_study(study: Study) -> StudySummary:
 
 
 def _compared_by(study: Study) -> str:
-    """The layer wherever it varies, else what does; runs of one kind are all of one layer."""
-    if "conv_layer" in study.varied or not study.varied:
-        return "conv_layer"
-    return ",".join(study.varied)
+    """Architecture and layer where they vary, else what does; runs of one kind by their layer."""
+    names = [name for name in ("architecture", "conv_layer") if name in study.varied]
+    return ",".join(names or study.varied or ["conv_layer"])
 
 
 def _folder(study: Study, started: RecordedRun | None) -> Path:

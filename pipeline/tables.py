@@ -162,6 +162,11 @@ def group_note(protocols: list[Protocol]) -> str:
         "t interval of the mean accuracy. Best: the run with the highest accuracy. Last epoch: "
         "test accuracy after the last epoch, which no selection touches."
     )
+    if any(protocol.params.get("dataset", "mnist") != "mnist" for protocol in protocols):
+        note += (
+            " It is measured on one pose of each test image, the accuracy on all that the data "
+            "set has."
+        )
     if any(_pose_column(protocol) for protocol in protocols):
         note += (
             " Pose deviation: how much the pose of a digit still varies after the transformer; 0 "

@@ -5,6 +5,7 @@ the working directory, unless `MLFLOW_TRACKING_URI` names another.
 """
 
 import fcntl
+import hashlib
 import os
 import re
 import socket
@@ -364,7 +365,12 @@ class TrackedRun:
 
     def log_dataset(self, name: str, context: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Log a data set as an input: its name, digest, shape and context, not its content."""
-        data = numpy_dataset.from_numpy(images, targets=labels, name=name)
+        # MLflow's own digest knows the first 10,000 pixels only
+        content = hashlib.md5(images.data)
+        content.update(labels.data)
+        data = numpy_dataset.from_numpy(
+            images, targets=labels, name=name, digest=content.hexdigest()[:8]
+        )
         with _one_process_at_a_time():  # MLflow looks whether it has it, and then writes
             try:
                 mlflow.log_input(data, context=context)
@@ -532,15 +538,23 @@ def load_model(uri: str) -> LoadedModel:
         no_answer = getattr(error, "error_code", "") == "INTERNAL_ERROR"
         if no_answer or isinstance(error, requests.RequestException):
             raise
+        known = ", ".join(_aliases()) or "none yet; `make train` trains and registers one"
         raise PipelineError(
             f"no model could be loaded from {uri}: {_first_line(error)}; {allowed}; "
-            "`make train` trains and registers one"
+            f"aliases of {REGISTERED_MODEL}: {known}"
         ) from None
     run_id = model.metadata.run_id
     data = mlflow.get_run(run_id).data if run_id else None
     selection = data.tags.get("stn.selection") if data else None
     dataset = data.params.get("dataset", "mnist") if data else "mnist"
     return LoadedModel(model.predict, model.metadata.model_id, run_id, selection, dataset)
+
+
+def _aliases() -> list[str]:
+    try:
+        return sorted(mlflow.MlflowClient().get_registered_model(REGISTERED_MODEL).aliases)
+    except MlflowException:  # nothing is registered
+        return []
 
 
 @dataclass(frozen=True)

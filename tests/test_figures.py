@@ -31,7 +31,7 @@ def test_learning_curves_start_at_epoch_1_and_show_percent():
 
 def test_the_64_images_stand_in_reading_order():
     images = np.arange(64.0)[:, None, None] * np.ones((64, 4, 4))
-    before, after = figures.before_after_figure(images, images[::-1]).axes
+    before, after = figures.before_after_figure(images, images[::-1], "after").axes
     for axes, order in ((before, range(64)), (after, range(63, -1, -1))):
         sheet = axes.images[0].get_array()
         assert [sheet[6 * (n // 8) + 3, 6 * (n % 8) + 3] for n in range(64)] == list(order)

@@ -112,7 +112,7 @@ def test_the_arrays_of_a_gallery_are_read_without_pickle(mnist, architecture, wa
 def test_an_animation_shows_each_epoch_and_lingers_on_the_last(mnist):
     images = mnist[1].images[:8]
     frames = {0: images, 1: images.flip(2), 2: images.flip(3)}
-    gif = animation(images, frames)
+    gif = animation(images, frames, "after the transformer")
     with Image.open(io.BytesIO(gif)) as picture:
         assert picture.format == "GIF"
         assert picture.n_frames == 3
@@ -141,4 +141,4 @@ def test_a_long_animation_is_small_enough_to_open_in_a_browser(mnist):
         epoch: images.roll(int(torch.randint(9, (), generator=generator)), 3)
         for epoch in range(FRAMES)
     }
-    assert len(animation(images, frames)) < 4e6
+    assert len(animation(images, frames, "after the transformer")) < 4e6

@@ -87,7 +87,7 @@ def test_the_page_shows_the_gallery_of_each_protocol_that_has_poses(log_run):
     for label in ("stn-c0", "stn-c1", "after the transformer"):
         assert words.count(label) == 1
     # what the transformer of a feature map does is shown on the image
-    assert words.count("the same transformation,\nof the image") == 1
+    assert words.count("the image, where its\nfeature map is sampled") == 1
 
 
 def test_the_verdicts_of_many_pairs_are_a_list(log_run):

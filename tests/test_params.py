@@ -2,6 +2,8 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.params import RunParams, protocol_label, resolve, resolve_study
+from pipeline.run import check_network
+from tests.conftest import PROJECT
 
 
 @pytest.fixture
@@ -150,6 +152,56 @@ def test_seeds_is_another_name_of_runs(preset):
 )
 def test_iterations_take_the_place_of_epochs(given, epochs):
     assert resolve(given).planned_epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "epochs"),
+    [
+        ("iterations: 5000", {"epochs": "2"}, 2),
+        ("epochs: 9", {"iterations": "2000"}, 3),
+        ("iterations: 5000", {"iterations": "938"}, 1),
+    ],
+)
+def test_epochs_and_iterations_replace_each_other(preset, text, given, epochs):
+    assert resolve({"preset": preset(text), **given}).planned_epochs == epochs
+    assert resolve_study({"preset": preset(text), **given}).runs[0].planned_epochs == epochs
+
+
+@pytest.mark.parametrize("resolved", [resolve, resolve_study])
+def test_a_length_or_a_decay_in_two_units_is_refused(preset, resolved):
+    with pytest.raises(PipelineError, match="give epochs or iterations"):
+        resolved({"epochs": "3", "iterations": "100"})
+    with pytest.raises(PipelineError, match="give lr_step or lr_step_iterations"):
+        resolved({"preset": preset("lr_step: 3\nlr_step_iterations: 30")})
+
+
+def test_a_decay_in_epochs_replaces_the_presets_in_iterations(preset):
+    params = resolve({"preset": preset("lr_step_iterations: 100"), "lr_step": "3"})
+    assert (params.lr_step, params.lr_step_iterations) == (3, 0)
+
+
+def test_what_iterations_replace_is_no_part_of_the_protocol():
+    """MLflow shows epochs of every run; those that were not trained by are none of the science."""
+    protocol = resolve({"iterations": "100"}).protocol
+    assert "epochs" not in protocol
+    assert protocol["iterations"] == 100
+    assert protocol_label(resolve({"iterations": "100"})) == "replication iterations=100"
+
+
+def test_a_training_takes_one_value_where_its_preset_has_a_list_for_a_study(preset):
+    path = preset("architecture: cnn,stn-c1\nlr: [0.01, 0.02]")
+    given = {"preset": path, "architecture": "stn-c1", "lr": "0.02"}
+    assert resolve(given).architecture == "stn-c1"
+    with pytest.raises(
+        PipelineError, match=r"architecture is a list, cnn,stn-c1.*--architecture cnn"
+    ):
+        resolve({"preset": path})
+
+
+@pytest.mark.parametrize("path", sorted(map(str, (PROJECT / "params").glob("*.yaml"))))
+def test_every_preset_is_a_study_whose_networks_can_be_built(path):
+    for params in resolve_study({"preset": path, "seeds": "1"}).runs:
+        check_network(params)
 
 
 def test_a_wrong_value_in_a_preset_names_the_preset(preset):

@@ -39,7 +39,7 @@ MAY_KNOW = {
         "models.stn",
         "params",
     },
-    "gallery": {"data.distorted", "data.mnist", "models.stn", "params"},
+    "gallery": {"data.distorted", "data.mnist", "figures", "models.stn", "params"},
     "run": {
         "data",
         "data.distorted",

@@ -10,7 +10,7 @@ from pipeline import tracking
 from pipeline.errors import PipelineError
 from pipeline.params import resolve_study
 from pipeline.progress import Progress
-from pipeline.study import _folder, _lock, _name, _plan, _promote, _said, run_study
+from pipeline.study import _compared_by, _folder, _lock, _name, _plan, _promote, _said, run_study
 from pipeline.workers import Task
 
 STUDY = resolve_study({"runs": "2", "epochs": "3"})
@@ -182,6 +182,21 @@ def test_an_architecture_speaks_for_itself_in_a_name():
         "conv2d cnn seed=0",
         "conv2d stn-c1 seed=0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "by"),
+    [
+        ({}, "conv_layer"),
+        ({"lr": "0.1,0.2"}, "conv_layer"),
+        ({"conv_layer": "conv2d", "lr": "0.1,0.2", "momentum": "0,0.9"}, "lr,momentum"),
+        ({"conv_layer": "conv2d", "architecture": "cnn,stn-c0"}, "architecture"),
+        ({"architecture": "cnn,stn-c0"}, "architecture,conv_layer"),
+        ({"conv_layer": "conv2d"}, "conv_layer"),
+    ],
+)
+def test_architectures_and_layers_are_compared_where_they_vary(given, by):
+    assert _compared_by(resolve_study(given)) == by
 
 
 def test_a_network_that_cannot_be_built_ends_a_study_before_it_begins(store):

@@ -29,7 +29,7 @@ NORMALIZATION = {
 # Transformed copies of each test image. The authors' code evaluates ten times, each time with the
 # whole test set in new poses; arXiv:1506.02025 does not say so of its data sets.
 TEST_COPIES = {"rotated": 10, "translated": 10, "scaled": 10}
-TEST_SEED = 0
+TEST_SEED, VALIDATION_SEED = 0, 1
 
 CHUNK = 100  # images distorted at a time; the images of a fixed set depend on it
 
@@ -45,6 +45,11 @@ class Posed(NamedTuple):
     pose: Tensor | None
 
 
+def posed_test_set(dataset: str, digits: Digits, clutter: Tensor) -> Posed:
+    """What a model is scored on: every test image in all its poses; see `fixed_set`."""
+    return fixed_set(dataset, digits, clutter, TEST_COPIES.get(dataset, 1))
+
+
 def fixed_set(
     dataset: str, digits: Digits, clutter: Tensor, copies: int = 1, seed: int = TEST_SEED
 ) -> Posed:
@@ -52,8 +57,9 @@ def fixed_set(
 
     Args:
         dataset: a key of `warps.IMAGE_SIZES`; `mnist` leaves the digits as they are.
-        digits: as stored; of the test set with `TEST_COPIES`, or held out for validation.
+        digits: as stored; the test images, or those held out for validation.
         clutter: uint8 `(M, 1, 28, 28)`, the training images.
+        copies: fewer of them are the beginning of more.
 
     Returns:
         All images once, then all of them in their second pose, and so on.

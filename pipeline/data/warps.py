@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from pipeline.grids import affine_grid
+from pipeline.grids import CONTROL_POINTS, affine_grid, tps_grid
 
 # the augmentation policy
 ROTATION = 15.0  # degrees, either way
@@ -202,8 +202,9 @@ def _elastic(digits: Tensor, generator: Generator | None) -> Distorted:
     """
     factor = _uniform(digits, 0.75, 1, (1, 1), generator)
     moves = _normal(digits, 1.5 * 2 / DIGIT, (len(CONTROL_POINTS), 2), generator)
-    points = (torch.tensor(CONTROL_POINTS, device=digits.device) + moves) / factor
-    return Distorted(_sample(digits, thin_plate_spline_grid(points, DIGIT)), None)
+    control = CONTROL_POINTS.to(digits)
+    displacements = (control + moves) / factor - control
+    return Distorted(_sample(digits, tps_grid(displacements.mT.flatten(1), DIGIT, DIGIT)), None)
 
 
 def affine_theta(angle: Tensor, shear: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -260,38 +261,6 @@ def homography_grid(corners: Tensor, size: int) -> Tensor:
     columns, rows, scale = (matrices @ F.pad(centers, (0, 1), value=1).T).unbind(1)
     grid = torch.stack([columns / scale, rows / scale], dim=2)
     return grid.clamp_(-2, 2).view(-1, size, size, 2)
-
-
-# a regular 4×4 grid on the image, its corners included
-CONTROL_POINTS = tuple((x / 3, y / 3) for y in (-3, -1, 1, 3) for x in (-3, -1, 1, 3))
-
-
-def thin_plate_spline_grid(points: Tensor, size: int) -> Tensor:
-    """The grid of the thin plate splines through 16 pairs of points (Bookstein 1989).
-
-    Args:
-        points: `(N, 16, 2)`, the input points that the output shows at `CONTROL_POINTS`.
-        size: of the output, in pixels.
-
-    Returns:
-        `(N, size, size, 2)`, the input coordinates (x, y) that each output pixel shows.
-    """
-    # The control points are the same for each image, and a spline is linear in the points that it
-    # passes through: each pixel shows a fixed weighted sum of them.
-    control = torch.tensor(CONTROL_POINTS, dtype=torch.float64)
-    count = len(control)
-    system = torch.zeros(count + 3, count + 3, dtype=torch.float64)
-    system[:count] = _spline_terms(control)
-    system[count:, :count] = system[:count, count:].T
-    terms = _spline_terms(_centers(size).double())
-    weights = torch.linalg.solve(system, terms.T)[:count].T.to(points)
-    return (weights @ points).view(-1, size, size, 2)
-
-
-def _spline_terms(points: Tensor) -> Tensor:
-    """r² log r² to each control point, 1, x and y; `(P, 2)` to `(P, 19)`."""
-    squared = torch.cdist(points, torch.tensor(CONTROL_POINTS, dtype=points.dtype)).square()
-    return torch.cat([torch.xlogy(squared, squared), torch.ones_like(points[:, :1]), points], dim=1)
 
 
 def _paste(patches: Tensor, corners: Tensor, canvas: Tensor) -> None:
