@@ -145,7 +145,7 @@ def test_seeds_is_another_name_of_runs(preset):
         ({"epochs": "7"}, 7),
         ({"iterations": "1"}, 1),
         ({"iterations": "938"}, 1),  # 60,000 images in batches of 64
-        ({"iterations": "939", "epochs": "7"}, 2),
+        ({"iterations": "939"}, 2),
         ({"iterations": "70000", "batch_size": "256"}, 298),
         ({"iterations": "782", "validation_size": "10000"}, 1),
     ],
