@@ -159,7 +159,8 @@ def test_compare_prints_the_table_and_keeps_it(trained):
     assert f"| coordconv2d | {accuracy} | {accuracy} (–) |" in done.stdout
     run_id = re.search(r"^run (\w+): see", done.stdout, re.MULTILINE)[1]
     files = {a.path for a in checkout.client().list_artifacts(run_id)}
-    assert files == {f"comparison.{ending}" for ending in ("md", "csv", "json", "png", "html")}
+    expected = {f"comparison.{ending}" for ending in ("md", "csv", "json", "png", "html")}
+    assert files == expected | {"gallery.png"}
 
 
 def test_predict_reads_photos_of_digits_as_the_digits_themselves(trained, tmp_path, monkeypatch):

@@ -185,7 +185,8 @@ def test_a_killed_study_leaves_nothing_running_and_nothing_double(killed_study):
 
 def test_an_interrupted_study_closes_its_runs_and_says_so(checkout):
     process = checkout.start(*study_command(epochs=50))
-    time.sleep(15)
+    assert "to be started" in process.stdout.readline()
+    time.sleep(3)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
