@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.errors import PipelineError
 
-TRAINING_IMAGES = 60_000
+TRAINING_IMAGES, TEST_IMAGES = 60_000, 10_000
 CLASSES = 10
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline import statistics, tracking
 from pipeline.errors import PipelineError
-from pipeline.params import RunParams, kind_of
+from pipeline.params import TEST_IMAGES, RunParams, kind_of
 from pipeline.statistics import McNemar, Pair, Summary
 from pipeline.tracking import RecordedRun
 
@@ -388,12 +388,15 @@ def _pairs(groups: list[Group], by: tuple[str, ...], margin: float) -> list[Pair
 
 
 def _correct(run: RunResult) -> np.ndarray | None:
-    """Which test images the run's model classifies correctly, bool `(N,)`; None if not stored."""
+    """Which test images the run's model classifies correctly, bool `(N,)`; None if not stored.
+
+    Of an image in several poses, the first: they are not independent, as McNemar's test wants it.
+    """
     text = tracking.artifact_text(run.run_id, "predictions.csv")
     if text is None:
         return None
     label, predicted = _numbers(text).T
-    return label == predicted
+    return (label == predicted)[:TEST_IMAGES]
 
 
 def _noun(by: tuple[str, ...]) -> str:

@@ -162,7 +162,7 @@ def group_note(protocols: list[Protocol]) -> str:
         "t interval of the mean accuracy. Best: the run with the highest accuracy. Last epoch: "
         "test accuracy after the last epoch, which no selection touches."
     )
-    if any(protocol.params.get("dataset", "mnist") != "mnist" for protocol in protocols):
+    if any(_has_poses(protocol) for protocol in protocols):
         note += (
             " It is measured on one pose of each test image, the accuracy on all that the data "
             "set has."
@@ -173,6 +173,11 @@ def group_note(protocols: list[Protocol]) -> str:
             "where every image of a digit comes to the same pose."
         )
     return note
+
+
+def _has_poses(protocol: Protocol) -> bool:
+    """Whether the test set may show an image more than once."""
+    return protocol.params.get("dataset") != "mnist"
 
 
 def pair_note(protocol: Protocol) -> str:
@@ -251,6 +256,11 @@ def champion_sentences(report: Report, protocol: Protocol) -> list[str]:
             f"McNemar's test is about these very models and not about their {report.noun}s; and "
             f"each was picked as the best of its {report.noun} on the same images."
         )
+        if _has_poses(protocol):
+            sentences.append(
+                "It counts one pose of each test image: several of one image are no samples of "
+                "their own."
+            )
     return sentences
 
 
@@ -339,7 +349,8 @@ def _markdown_table(table: Table) -> str:
 
 
 def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f}"
+    # as summaries are: 100 times 0.78195 is a little more than 78.195, and would be rounded up
+    return f"{round(100 * fraction, 9):.2f}"
 
 
 def _interval(low: float | None, high: float | None) -> str:

@@ -342,6 +342,20 @@ def test_curves_matrices_and_predictions_of_the_runs_are_read_where_there_are_an
     assert "Confusion matrices" not in page  # these runs hold none
 
 
+def test_poses_of_one_image_do_not_count_as_images_in_mcnemars_test(log_run):
+    """The models differ on 7 of 10,000 images, in each of three poses."""
+    labels = np.arange(10_000) % 10
+    for conv_layer, wrong in (("conv2d", 0), ("coordconv2d", 7)):
+        predicted = labels.copy()
+        predicted[:wrong] = (predicted[:wrong] + 1) % 10
+        lines = [f"{pair[0]},{pair[1]}" for pair in zip(labels, predicted, strict=True)]
+        content = "\n".join(["label,predicted", *3 * lines, ""])
+        log_run(0.99, files={"predictions.csv": content}, conv_layer=conv_layer, dataset="rotated")
+    markdown = compare_runs(None).markdown
+    assert "7 are classified correctly by the former only, 0 by the latter only" in markdown
+    assert "one pose of each test image" in markdown
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
