@@ -133,11 +133,6 @@ class RunParams(BaseModel):
         return chosen if self.dataset == "mnist" else f"{self.dataset} {chosen}"
 
     @property
-    def aliases(self) -> list[str]:
-        """The aliases that the best model may get."""
-        return model_aliases(self.conv_layer, self.dataset)
-
-    @property
     def planned_epochs(self) -> int:
         """How many epochs the training has."""
         return self.epochs_over(TRAINING_IMAGES - self.validation_size)
@@ -188,7 +183,10 @@ def kind_of(values: dict[str, Any]) -> str:
 
 
 def model_aliases(conv_layer: str, dataset: str) -> list[str]:
-    """Of its layer, and of all; each data set but `mnist` has its own, as `champion-rotated`."""
+    """The aliases that the best model of its layer, and of all, may get.
+
+    Each data set but `mnist` has its own, as `champion-rotated`.
+    """
     suffix = "" if dataset == "mnist" else f"-{dataset}"
     return [f"best-{conv_layer}{suffix}", f"champion{suffix}"]
 

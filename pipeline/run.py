@@ -28,7 +28,7 @@ from pipeline.grids import TRANSFORMS
 from pipeline.metrics import Scores, pose_deviation, score
 from pipeline.models.portable import PortableModel
 from pipeline.models.stn import SpatialTransformerNetwork, build_model
-from pipeline.params import RunParams, protocol_label
+from pipeline.params import RunParams, model_aliases, protocol_label
 from pipeline.tracking import TrackedRun
 from pipeline.train import EVALUATION_BATCH, BestEpoch, Checkpoint, train
 
@@ -183,7 +183,8 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
     if study_run:
         study_run.checkpoint.unlink(missing_ok=True)
     else:
-        news = tracking.promote(version, candidate, params.aliases)
+        aliases = model_aliases(params.conv_layer, params.dataset)
+        news = tracking.promote(version, candidate, aliases)
     return RunSummary(run.run_id, run.url, best.epoch, scores.accuracy, scores.f1, version, news)
 
 

@@ -148,7 +148,8 @@ def _parameter_groups(model: nn.Module, params: RunParams) -> list[dict[str, Any
     if params.localization_lr_scale == 1 or not isinstance(model, SpatialTransformerNetwork):
         return [{"params": list(model.parameters())}]
     own = localization_parameters(model)
-    others = [parameter for parameter in model.parameters() if parameter not in set(own)]
+    known = set(own)
+    others = [parameter for parameter in model.parameters() if parameter not in known]
     scaled = [{"params": own, "lr": params.lr * params.localization_lr_scale}] if own else []
     return [{"params": others}, *scaled]
 

@@ -331,8 +331,12 @@ def build_model(
     _require("architecture", architecture, ARCHITECTURES)
     _require("transform", transform, TRANSFORMS)
     _require("network", network, ("tutorial", "paper"))
-    if network == "paper":
-        _require("image_size", image_size, PAPER, " with network=paper")
+    if network == "paper" and image_size not in PAPER:
+        sides = ", ".join(map(str, PAPER))
+        raise PipelineError(
+            f"network: got 'paper', which has layers for images of {sides} pixels, but these have "
+            f"{image_size}; use tutorial"
+        )
     layers = PAPER[image_size] if network == "paper" else TUTORIAL
     placement = ARCHITECTURES[architecture]
     if placement is None:
@@ -483,7 +487,7 @@ def _side_after(side: int, convolutions: Sequence[Conv]) -> int:
     if left < 1:
         kernels = ", ".join(f"{k}×{k}" for _, k, *_ in convolutions)
         raise PipelineError(
-            f"image_size, sampler_size: {side} pixels are too few for the convolutions {kernels}"
+            f"sampler_size: {side} pixels are too few for the convolutions {kernels}"
         )
     return left
 

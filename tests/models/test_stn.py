@@ -372,7 +372,7 @@ def test_a_diverged_transformer_neither_crashes_nor_spreads(transform, padding_m
         ({"network": "papers"}, "network: got 'papers'; allowed: tutorial, paper"),
         (
             {"network": "paper", "image_size": 42},
-            "image_size: got 42 with network=paper; allowed: 28, 60, 112",
+            "which has layers for images of 28, 60, 112 pixels, but these have 42",
         ),
         (
             {"transform": "tps", "transformer_iterations": 2},
