@@ -309,8 +309,8 @@ def as_markdown(report: dict, quick: bool) -> str:
         "operators, forward and back. Most of the rest are oneDNN's convolutions, whose 8, 10 and "
         "20 channels do not fill its vectors of 16, and passes over intermediate results. "
         "Tried without gain: the localization network's first layer as matrix products, too; "
-        "torch's own convolutions, and other memory layouts, in place of oneDNN's; batches cut "
-        "into parts that fit the cache; flushing denormal numbers.",
+        "torch's own convolutions, and other memory layouts, in place of oneDNN's; batches of "
+        "64 cut into parts that fit the cache (larger ones are); flushing denormal numbers.",
     ]
     return "\n".join(lines) + "\n"
 
