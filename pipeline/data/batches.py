@@ -18,4 +18,4 @@ def shuffled_batches(
     """
     order = torch.randperm(len(labels), device=labels.device)
     for chosen in order.split(batch_size):
-        yield images[chosen], labels[chosen]
+        yield images.index_select(0, chosen), labels[chosen]

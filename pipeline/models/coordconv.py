@@ -35,13 +35,19 @@ class AddCoords(nn.Module):
     """`(N, C, H, W)` to `(N, C + 3, H, W)`: append the channels of `coordinate_channels`.
 
     They are a buffer that is not saved, made anew when the input's size, device or dtype changes.
+
+    Args:
+        radius_center: see `coordinate_channels`.
+        side: of the image that the coordinates span, in pixels, where what comes in may be its
+            upper left part only; None: they span what comes in.
     """
 
     coordinates: Tensor
 
-    def __init__(self, radius_center: float = 0.0) -> None:
+    def __init__(self, radius_center: float = 0.0, side: int | None = None) -> None:
         super().__init__()
         self.radius_center = radius_center
+        self.side = side
         self.register_buffer("coordinates", torch.empty(1, 3, 0, 0), persistent=False)
 
     def coordinates_for(self, images: Tensor) -> Tensor:
@@ -55,9 +61,14 @@ class AddCoords(nn.Module):
             images.dtype,
         ):
             with torch.inference_mode(False):  # else no training could use them afterwards
-                self.coordinates = coordinate_channels(
-                    height, width, self.radius_center, images.device, images.dtype
+                of_whole = coordinate_channels(
+                    self.side or height,
+                    self.side or width,
+                    self.radius_center,
+                    images.device,
+                    images.dtype,
                 )
+                self.coordinates = of_whole[:, :, :height, :width].contiguous()
         return self.coordinates
 
     def forward(self, images: Tensor) -> Tensor:
@@ -74,7 +85,7 @@ class CoordConv2d(nn.Module):
     Args:
         in_channels: of the image, without the coordinates.
         out_channels, kernel_size, bias: as for `nn.Conv2d`.
-        radius_center: see `coordinate_channels`.
+        radius_center, side: see `AddCoords`.
     """
 
     def __init__(
@@ -84,10 +95,11 @@ class CoordConv2d(nn.Module):
         kernel_size: int,
         radius_center: float = 0.0,
         bias: bool = True,
+        side: int | None = None,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.add_coords = AddCoords(radius_center)
+        self.add_coords = AddCoords(radius_center, side)
         self.conv = nn.Conv2d(in_channels + 3, out_channels, kernel_size, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:

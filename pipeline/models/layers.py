@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.models.coordconv import CoordConv2d
-from pipeline.models.pooled import PooledConv2d
+from pipeline.models.pooled import MaxPool2d, PooledConv2d
 
 
 def convolution(
@@ -18,16 +18,17 @@ def convolution(
     conv_layer: str = "conv2d",
     radius_center: float = 0.0,
     bias: bool = True,
+    side: int | None = None,
 ) -> nn.Module:
     """A convolution without padding, `(N, in, H, W)` to `(N, out, H - k + 1, W - k + 1)`.
 
     Args:
         in_channels, out_channels, kernel_size, bias: as for `nn.Conv2d`.
         conv_layer: `conv2d` or `coordconv2d`.
-        radius_center: of CoordConv; see `coordconv.coordinate_channels`.
+        radius_center, side: of CoordConv; see `coordconv.AddCoords`.
     """
     if conv_layer == "coordconv2d":
-        return CoordConv2d(in_channels, out_channels, kernel_size, radius_center, bias)
+        return CoordConv2d(in_channels, out_channels, kernel_size, radius_center, bias, side)
     return nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
 
 
@@ -39,7 +40,7 @@ def pooled_convolution(out_channels: int, kernel_size: int) -> nn.Module:
 
 def max_pool() -> nn.Module:
     """The maximum of each 2×2 block: halves height and width, rounded down."""
-    return nn.MaxPool2d(2)
+    return MaxPool2d()
 
 
 def halve() -> nn.Module:

@@ -154,6 +154,8 @@ class SpatialTransformer(nn.Module):
             The original is always sampled once, by the composed transformation, which must be
             affine (as in arXiv:1612.03897).
         output_size: side of what comes out, in pixels; None: as what comes in.
+        localization_size: side of what the localization network is shown, the upper left part of
+            what comes in; None: all of it. See `_side_read`.
     """
 
     def __init__(
@@ -163,6 +165,7 @@ class SpatialTransformer(nn.Module):
         transform: str = "affine",
         iterations: int = 1,
         output_size: int | None = None,
+        localization_size: int | None = None,
     ) -> None:
         super().__init__()
         self.localization = localization
@@ -170,12 +173,14 @@ class SpatialTransformer(nn.Module):
         self.transform = transform
         self.iterations = iterations
         self.output_size = output_size
+        self.localization_size = localization_size
 
     def theta(self, images: Tensor) -> Tensor:
         """`(N, C, S, S)` to `(N, P)`: what the localization network predicts, made finite."""
         # In a diverged network theta is NaN or infinite, and on such grids the gradient of
         # grid_sample crashes the whole process (github.com/pytorch/pytorch/issues/24823).
-        return self.localization(images).nan_to_num().clamp(-FARTHEST, FARTHEST)
+        seen = images[..., : self.localization_size, : self.localization_size]
+        return self.localization(seen).nan_to_num().clamp(-FARTHEST, FARTHEST)
 
     def matrix(self, images: Tensor) -> Tensor:
         """`(N, C, S, S)` to `(N, 2, 3)`: the affine map by which `forward` warps each image.
@@ -366,6 +371,9 @@ def build_model(
         radius_center,
         warped=transformer_iterations > 1,
     )
+    before = layers.classifier[placement.stem : sum(placement)]  # copied or shared
+    halving = 2 if own.halve_input else 1
+    localization_side = halving * _side_read(input_side // halving, (*before, *own.convolutions))
     parts = _classifier_parts(layers, layers.classifier, side, batch_norm)
     shared = chain(*parts[2 * placement.stem :: 2][: placement.shared])
     cut = max(2 * placement.stem - 1, 0)  # before the dropout and the norm of the stem's last stage
@@ -377,6 +385,7 @@ def build_model(
             transform,
             transformer_iterations,
             output_side if sampler_size else None,
+            localization_side,
         ),
         nn.Sequential(*chain(*parts[cut:])),
         _frame(image_size, layers.classifier[: placement.stem]),
@@ -408,12 +417,12 @@ def _localization_layers(
     channels = layers.classifier[begun - 1].filters if begun else 1
     side = _side_after(image_size, layers.classifier[:begun]) // (2 if own.halve_input else 1)
     convolutions = (*layers.classifier[begun:depth], *own.convolutions)
-    stages = _stages(channels, convolutions, conv_layer, radius_center, warped)
+    stages = _stages(channels, convolutions, conv_layer, radius_center, side, warped)
     modules = [*([halve()] if own.halve_input else []), *chain(*stages), nn.Flatten()]
     channels = convolutions[-1].filters if convolutions else channels
     features = channels * _side_after(side, convolutions) ** 2
     for neurons in own.linear:
-        modules += [nn.Linear(features, neurons), nn.ReLU()]
+        modules += [nn.Linear(features, neurons), nn.ReLU(inplace=True)]
         features = neurons
     return [*modules, identity_linear(features, identity)]
 
@@ -446,7 +455,11 @@ def _classifier_parts(
     last.append(nn.Flatten())
     features = convolutions[-1].filters * side**2
     for neurons in layers.linear:
-        last += [nn.Linear(features, neurons), nn.ReLU(), *norm(nn.BatchNorm1d, neurons)]
+        last += [
+            nn.Linear(features, neurons),
+            nn.ReLU(inplace=True),
+            *norm(nn.BatchNorm1d, neurons),
+        ]
         last.append(nn.Dropout())
         features = neurons
     last.append(nn.Linear(features, CLASSES))
@@ -458,20 +471,27 @@ def _stages(
     convolutions: Sequence[Conv],
     conv_layer: str,
     radius_center: float,
+    side: int | None = None,
     warped: bool = True,
 ) -> list[list[nn.Module]]:
     """For each convolution: itself, its pooling and its ReLU.
 
+    side: of the whole images, where only their upper left part may come in; CoordConv counts from
+        their edges.
     warped: whether the first one may read warped images, which pass a gradient back.
     """
     stages: list[list[nn.Module]] = []
-    for filters, kernel_size, pool, bias in convolutions:
+    for conv in convolutions:
+        filters, kernel_size, pool, bias = conv
         if channels == 1 and warped and conv_layer == "conv2d":
-            stages.append([pooled_convolution(filters, kernel_size), nn.ReLU()])
+            stages.append([pooled_convolution(filters, kernel_size), nn.ReLU(inplace=True)])
         else:
-            layer = convolution(channels, filters, kernel_size, conv_layer, radius_center, bias)
-            stages.append([layer, *([max_pool()] if pool else []), nn.ReLU()])
+            layer = convolution(
+                channels, filters, kernel_size, conv_layer, radius_center, bias, side
+            )
+            stages.append([layer, *([max_pool()] if pool else []), nn.ReLU(inplace=True)])
         channels = filters
+        side = _side_after(side, [conv]) if side else None
     return stages
 
 
@@ -490,6 +510,18 @@ def _side_after(side: int, convolutions: Sequence[Conv]) -> int:
             f"sampler_size: {side} pixels are too few for the convolutions {kernels}"
         )
     return left
+
+
+def _side_read(side: int, convolutions: Sequence[Conv]) -> int:
+    """The side of the upper left part of an image on which these convolutions' output depends.
+
+    Where pooling drops a last row and column, nothing before it that only they depend on need be
+    computed: of 28 pixels, the tutorial's localization network reads 26, a tenth less work.
+    """
+    read = _side_after(side, convolutions)
+    for _, kernel_size, pool, _ in reversed(convolutions):
+        read = read * (2 if pool else 1) + kernel_size - 1
+    return read
 
 
 def _frame(image_size: int, convolutions: Sequence[Conv]) -> tuple[float, float]:

@@ -37,6 +37,12 @@ def test_a_network_that_was_evaluated_first_can_still_be_trained():
     assert layer.conv.weight.grad is not None
 
 
+def test_of_a_part_of_an_image_the_coordinates_are_those_of_the_whole():
+    layer = CoordConv2d(2, 3, 5, radius_center=0.5, side=11)
+    images = torch.randn(4, 2, 11, 11)
+    torch.testing.assert_close(layer(images[..., :9, :10]), layer(images)[..., :5, :6])
+
+
 @pytest.mark.parametrize("radius_center", [0.0, 0.5])
 def test_coordconv_is_a_convolution_of_image_and_coordinates(radius_center):
     layer = CoordConv2d(2, 3, 5, radius_center).double()

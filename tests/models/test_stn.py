@@ -160,6 +160,28 @@ def test_every_architecture_takes_every_image_size(architecture, image_size):
             assert model(images).shape == (2, 10)
 
 
+@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+@pytest.mark.parametrize(
+    ("architecture", "network", "image_size", "read"),
+    [
+        ("stn-c0", "tutorial", 28, 26),  # 28, 22, 11, 7, 3; and back from 3: 6, 10, 20, 26
+        ("stn-c0", "tutorial", 60, 58),
+        ("stn-dl2", "paper", 112, 108),
+        ("stn-c0", "paper", 60, 60),
+    ],
+)
+def test_a_localization_network_is_shown_what_its_theta_depends_on_and_no_more(
+    conv_layer, architecture, network, image_size, read
+):
+    model = trained(build(architecture, conv_layer, image_size=image_size, network=network))
+    images = torch.randn(3, 1, image_size, image_size, requires_grad=True)
+    of_whole = model.transformer.localization(images)
+    torch.testing.assert_close(model.transformer.theta(images), of_whole)
+    (gradient,) = torch.autograd.grad(of_whole.sum(), images)
+    assert gradient.abs().amax(dim=(0, 1, 2)).nonzero().max() + 1 == read  # the last column
+    assert gradient.abs().amax(dim=(0, 1, 3)).nonzero().max() + 1 == read  # the last row
+
+
 def test_the_sampler_of_the_paper_halves_translated_digits_and_their_feature_maps():
     images = torch.randn(2, 1, 60, 60)
     for architecture, shape in {"stn-c0": (1, 30), "stn-sl1": (1, 30), "stn-c1": (16, 13)}.items():
