@@ -273,11 +273,12 @@ def comparison_figure(protocols: dict[str, dict[str, list[float]]], margin: floa
             summary = summarize(percent)
             summaries.append(summary)
             # without an interval, as of one run alone, the mean stands by itself
-            reach = 0.0 if summary.high is None else summary.high - summary.mean
+            below = 0.0 if summary.low is None else summary.mean - summary.low
+            above = 0.0 if summary.high is None else summary.high - summary.mean
             axes.errorbar(
                 summary.mean,
                 place + 0.14,
-                xerr=reach,
+                xerr=[[below], [above]],
                 fmt="s",
                 color="tab:blue",
                 capsize=5,

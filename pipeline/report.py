@@ -339,7 +339,7 @@ def _group(values: dict[str, Any], members: list[tuple[RunParams, RecordedRun]])
         accuracy=_summary([run.accuracy for run in runs]),
         f1=_summary([run.f1 for run in runs]),
         last_accuracy=_summary(last) if len(last) == len(runs) else None,
-        pose=statistics.summarize(poses) if len(poses) == len(runs) else None,
+        pose=statistics.summarize(poses, math.inf) if len(poses) == len(runs) else None,
         champion=champion,
         # the first row and the first column name the digits
         confusion=None if confusion is None else _numbers(confusion)[:, 1:],

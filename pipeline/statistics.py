@@ -29,7 +29,8 @@ class Summary:
     """One group of runs; mean, deviation, low, high and best in percent.
 
     deviation: sample standard deviation; None with one run.
-    low, high: 95 % t interval of the mean; None with one run or without spread.
+    low, high: 95 % t interval of the mean, within what is possible; None with one run or without
+        spread.
     best: the highest value.
     """
 
@@ -109,8 +110,8 @@ class McNemar:
     p: float
 
 
-def summarize(values: Sequence[float]) -> Summary:
-    """Describe one group of runs, given as percent.
+def summarize(values: Sequence[float], highest: float = 100.0) -> Summary:
+    """Describe one group of runs, given as percent, or in another unit from 0 to `highest`.
 
     >>> summarize([99.0, 99.1, 99.2]).count
     3
@@ -124,7 +125,7 @@ def summarize(values: Sequence[float]) -> Summary:
     if deviation:
         error = deviation / math.sqrt(len(sample))
         low, high = stats.t.interval(CONFIDENCE, len(sample) - 1, loc=mean, scale=error)
-        low, high = float(low), float(high)
+        low, high = max(float(low), 0.0), min(float(high), highest)
     return Summary(len(sample), mean, deviation, low, high, float(sample.max()))
 
 

@@ -64,6 +64,13 @@ def test_the_interval_of_a_mean_is_the_textbook_one():
     assert (conv.low, conv.high) == pytest.approx((mean - half, mean + half), abs=1e-7)
 
 
+def test_the_interval_of_a_mean_goes_no_further_than_percentages_do():
+    # of these three, 49.5 ± 61.7 by the textbook
+    coord = summarize([74.86, 48.44, 25.26])
+    assert (coord.low, coord.high) == (0.0, 100.0)
+    assert summarize([150.0, 100.0, 50.0], math.inf).high > 200  # degrees
+
+
 def test_one_run_has_no_deviation_and_equal_runs_have_none_to_judge_by():
     one = summarize([99.1])
     assert (one.mean, one.best, one.deviation, one.low, one.high) == (99.1, 99.1, None, None, None)
