@@ -1,10 +1,10 @@
 """How sure a table is: intervals, tests and a verdict on whether groups of runs differ.
 
-Every value is an accuracy in percent, so every difference is in percentage points (pp). The runs
-of a group differ only in their seed and are independent samples. A pair is asked two questions:
-do the means differ (Welch's test), and do they differ by less than the margin that matters (two
-one-sided tests, TOST: Schuirmann 1987, doi:10.1007/BF01068419)? A test of difference that is not
-significant answers neither.
+Every value that is compared is an accuracy in percent, so every difference is in percentage
+points (pp). The runs of a group differ only in their seed and are independent samples. A pair is
+asked two questions: do the means differ (Welch's test), and do they differ by less than the margin
+that matters (two one-sided tests, TOST: Schuirmann 1987, doi:10.1007/BF01068419)? A test of
+difference that is not significant answers neither.
 """
 
 import math
@@ -26,7 +26,7 @@ POWER = 0.8
 
 @dataclass(frozen=True)
 class Summary:
-    """One group of runs; mean, deviation, low, high and best in percent.
+    """One group of runs; mean, deviation, low, high and best in percent, or as `summarize` says.
 
     deviation: sample standard deviation; None with one run.
     low, high: 95 % t interval of the mean, within what is possible; None with one run or without

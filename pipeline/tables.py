@@ -159,8 +159,8 @@ def group_note(protocols: list[Protocol]) -> str:
     """What the columns of the groups' tables of these protocols are."""
     note = (
         "Accuracy and macro F1 on the test set: mean (sample standard deviation). 95 % CI: "
-        "t interval of the mean accuracy. Best: the run with the highest accuracy. Last epoch: "
-        "test accuracy after the last epoch, which no selection touches."
+        "t interval of the mean accuracy, cut at 0 and 100. Best: the run with the highest "
+        "accuracy. Last epoch: test accuracy after the last epoch, which no selection touches."
     )
     if any(_has_poses(protocol) for protocol in protocols):
         note += (

@@ -67,7 +67,7 @@ def train(
             momentum, lr_step, lr_step_iterations and lr_gamma are read. With `iterations`, the last
             epoch may be cut short.
         on_epoch_end: called after each epoch with its number and metrics: `train_loss` and
-            `train_accuracy` (means over the epoch's steps, with dropout), `test_loss` and
+            `train_accuracy` (means over the epoch's images, with dropout), `test_loss` and
             `test_accuracy`, with a validation set `val_loss` and `val_accuracy`,
             `learning_rate` (in its first step), `epoch_seconds`, and `images_per_second` of the
             training steps.
@@ -168,7 +168,7 @@ def train_epoch(
     schedule: of the learning rate, told of each step.
     """
     model.train()
-    seen = []
+    outputs = []
     for pixels, labels in islice(shuffled_batches(*train_set, params.batch_size), steps):
         images = normalize(params.dataset, distort(params.dataset, pixels, train_set.images).images)
         if params.augmentation == "affine":
@@ -179,8 +179,8 @@ def train_epoch(
         optimizer.zero_grad()
         if schedule is not None:
             schedule.step()
-        seen.append((logits.detach(), labels))  # read at the end: reading waits for the device
-    logits, labels = map(torch.cat, zip(*seen, strict=True))
+        outputs.append((logits.detach(), labels))  # read at the end: reading waits for the device
+    logits, labels = map(torch.cat, zip(*outputs, strict=True))
     loss, accuracy = _score(logits, labels)
     return {"train_loss": loss, "train_accuracy": accuracy}
 

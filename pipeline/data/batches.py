@@ -18,4 +18,5 @@ def shuffled_batches(
     """
     order = torch.randperm(len(labels), device=labels.device)
     for chosen in order.split(batch_size):
-        yield images.index_select(0, chosen), labels[chosen]
+        # the same as images[chosen], which takes three times as long
+        yield images.index_select(0, chosen), labels.index_select(0, chosen)

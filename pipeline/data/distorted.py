@@ -83,5 +83,6 @@ def fixed_set(
 def normalize(dataset: str, images: Tensor) -> Tensor:
     """Pixels, uint8 or in [0, 1], to mean 0 and standard deviation 1 over the data set."""
     mean, deviation = NORMALIZATION[dataset]
-    white = 255 if images.dtype == torch.uint8 else 1
-    return images.sub(white * mean).div_(white * deviation)
+    if images.dtype == torch.uint8:
+        images = images / 255
+    return images.sub(mean).div_(deviation)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.models.coordconv import CoordConv2d
-from pipeline.models.pooled import MaxPool2d, PooledConv2d
+from pipeline.models.pooled import MaxPool2x2, PooledConv2d
 
 
 def convolution(
@@ -40,7 +40,7 @@ def pooled_convolution(out_channels: int, kernel_size: int) -> nn.Module:
 
 def max_pool() -> nn.Module:
     """The maximum of each 2×2 block: halves height and width, rounded down."""
-    return MaxPool2d()
+    return MaxPool2x2()
 
 
 def halve() -> nn.Module:

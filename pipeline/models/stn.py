@@ -155,7 +155,7 @@ class SpatialTransformer(nn.Module):
             affine (as in arXiv:1612.03897).
         output_size: side of what comes out, in pixels; None: as what comes in.
         localization_size: side of what the localization network is shown, the upper left part of
-            what comes in; None: all of it. See `_side_read`.
+            what comes in; None: all of it. See `_side_before`.
     """
 
     def __init__(
@@ -179,8 +179,8 @@ class SpatialTransformer(nn.Module):
         """`(N, C, S, S)` to `(N, P)`: what the localization network predicts, made finite."""
         # In a diverged network theta is NaN or infinite, and on such grids the gradient of
         # grid_sample crashes the whole process (github.com/pytorch/pytorch/issues/24823).
-        seen = images[..., : self.localization_size, : self.localization_size]
-        return self.localization(seen).nan_to_num().clamp(-FARTHEST, FARTHEST)
+        cropped = images[..., : self.localization_size, : self.localization_size]
+        return self.localization(cropped).nan_to_num().clamp(-FARTHEST, FARTHEST)
 
     def matrix(self, images: Tensor) -> Tensor:
         """`(N, C, S, S)` to `(N, 2, 3)`: the affine map by which `forward` warps each image.
@@ -362,7 +362,7 @@ def build_model(
     input_side = _side_after(image_size, layers.classifier[: placement.stem])
     output_side = round(input_side * sampler_size / image_size) if sampler_size else input_side
     side = _side_after(output_side, layers.classifier[placement.stem :])
-    localization = _localization_layers(
+    localization, localization_side = _localization_layers(
         layers,
         placement,
         image_size,
@@ -371,9 +371,6 @@ def build_model(
         radius_center,
         warped=transformer_iterations > 1,
     )
-    before = layers.classifier[placement.stem : sum(placement)]  # copied or shared
-    halving = 2 if own.halve_input else 1
-    localization_side = halving * _side_read(input_side // halving, (*before, *own.convolutions))
     parts = _classifier_parts(layers, layers.classifier, side, batch_norm)
     shared = chain(*parts[2 * placement.stem :: 2][: placement.shared])
     cut = max(2 * placement.stem - 1, 0)  # before the dropout and the norm of the stem's last stage
@@ -406,8 +403,8 @@ def _localization_layers(
     conv_layer: str,
     radius_center: float,
     warped: bool,
-) -> list[nn.Module]:
-    """The localization network without what it shares.
+) -> tuple[list[nn.Module], int]:
+    """The localization network without what it shares, and the side of what it must be shown.
 
     warped: whether it reads warped images, which pass a gradient back.
     """
@@ -415,16 +412,20 @@ def _localization_layers(
     depth = begun + placement.copied
     own = layers.localization[depth]
     channels = layers.classifier[begun - 1].filters if begun else 1
-    side = _side_after(image_size, layers.classifier[:begun]) // (2 if own.halve_input else 1)
+    halving = 2 if own.halve_input else 1
+    side = _side_after(image_size, layers.classifier[:begun]) // halving
     convolutions = (*layers.classifier[begun:depth], *own.convolutions)
+    left = _side_after(side, convolutions)
+    shown = _side_before(left, convolutions) * halving
+    shown = _side_before(shown, layers.classifier[placement.stem : begun])
     stages = _stages(channels, convolutions, conv_layer, radius_center, side, warped)
     modules = [*([halve()] if own.halve_input else []), *chain(*stages), nn.Flatten()]
     channels = convolutions[-1].filters if convolutions else channels
-    features = channels * _side_after(side, convolutions) ** 2
+    features = channels * left**2
     for neurons in own.linear:
         modules += [nn.Linear(features, neurons), nn.ReLU(inplace=True)]
         features = neurons
-    return [*modules, identity_linear(features, identity)]
+    return [*modules, identity_linear(features, identity)], shown
 
 
 def _classifier_parts(
@@ -476,8 +477,8 @@ def _stages(
 ) -> list[list[nn.Module]]:
     """For each convolution: itself, its pooling and its ReLU.
 
-    side: of the whole images, where only their upper left part may come in; CoordConv counts from
-        their edges.
+    side: of the whole image or feature map, which CoordConv's coordinates span, where only its
+        upper left part comes in; None: all of it does.
     warped: whether the first one may read warped images, which pass a gradient back.
     """
     stages: list[list[nn.Module]] = []
@@ -512,16 +513,16 @@ def _side_after(side: int, convolutions: Sequence[Conv]) -> int:
     return left
 
 
-def _side_read(side: int, convolutions: Sequence[Conv]) -> int:
-    """The side of the upper left part of an image on which these convolutions' output depends.
+def _side_before(left: int, convolutions: Sequence[Conv]) -> int:
+    """The least side that these convolutions and their pooling leave `left` of.
 
-    Where pooling drops a last row and column, nothing before it that only they depend on need be
-    computed: of 28 pixels, the tutorial's localization network reads 26, a tenth less work.
+    Where pooling drops a last row and column, what only they depend on need not be computed. Of 28
+    pixels the tutorial's localization network needs 26: a fifth less work for its convolutions.
     """
-    read = _side_after(side, convolutions)
+    side = left
     for _, kernel_size, pool, _ in reversed(convolutions):
-        read = read * (2 if pool else 1) + kernel_size - 1
-    return read
+        side = side * (2 if pool else 1) + kernel_size - 1
+    return side
 
 
 def _frame(image_size: int, convolutions: Sequence[Conv]) -> tuple[float, float]:

@@ -60,7 +60,7 @@ def test_the_network_is_the_published_one(conv_layer):
     torch.manual_seed(0)
     f = torch.nn.functional
     model = build_model(conv_layer, "border", 0.5).double().eval()
-    w = [p.detach() for p in model.parameters()]
+    w = list(model.parameters())
     with torch.no_grad():
         model.transformer.localization[-1].weight.normal_(std=0.1)
 
@@ -83,6 +83,13 @@ def test_the_network_is_the_published_one(conv_layer):
     h = f.relu(f.max_pool2d(f.conv2d(h, w[10], w[11]), 2))
     logits = f.linear(f.relu(f.linear(h.flatten(1), w[12], w[13])), w[14], w[15])
     torch.testing.assert_close(model(x), logits)
+    weights = torch.randn_like(logits)
+    torch.testing.assert_close(
+        torch.autograd.grad((model(x) * weights).sum(), w),
+        torch.autograd.grad((logits * weights).sum(), w),
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), logits.detach())
 
 
 def parameters(model):
@@ -162,24 +169,28 @@ def test_every_architecture_takes_every_image_size(architecture, image_size):
 
 @pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
 @pytest.mark.parametrize(
-    ("architecture", "network", "image_size", "read"),
+    ("architecture", "network", "image_size", "shown"),
     [
         ("stn-c0", "tutorial", 28, 26),  # 28, 22, 11, 7, 3; and back from 3: 6, 10, 20, 26
         ("stn-c0", "tutorial", 60, 58),
+        ("stn-c0", "paper", 112, 112),  # sees it halved
+        ("stn-c1", "tutorial", 42, 18),  # of a feature map of 19
         ("stn-dl2", "paper", 112, 108),
-        ("stn-c0", "paper", 60, 60),
+        ("stn-sl1", "tutorial", 42, 40),
     ],
 )
 def test_a_localization_network_is_shown_what_its_theta_depends_on_and_no_more(
-    conv_layer, architecture, network, image_size, read
+    conv_layer, architecture, network, image_size, shown
 ):
     model = trained(build(architecture, conv_layer, image_size=image_size, network=network))
-    images = torch.randn(3, 1, image_size, image_size, requires_grad=True)
-    of_whole = model.transformer.localization(images)
-    torch.testing.assert_close(model.transformer.theta(images), of_whole)
-    (gradient,) = torch.autograd.grad(of_whole.sum(), images)
-    assert gradient.abs().amax(dim=(0, 1, 2)).nonzero().max() + 1 == read  # the last column
-    assert gradient.abs().amax(dim=(0, 1, 3)).nonzero().max() + 1 == read  # the last row
+    images = torch.randn(3, 1, image_size, image_size)
+    features = model.stem(images).detach().requires_grad_()
+    of_whole = model.transformer.localization(features)
+    (gradient,) = torch.autograd.grad(of_whole.sum(), features)
+    last_row = gradient.abs().amax(dim=(0, 1, 3)).nonzero().max()
+    last_column = gradient.abs().amax(dim=(0, 1, 2)).nonzero().max()
+    assert model.transformer.localization_size == shown == last_row + 1 == last_column + 1
+    torch.testing.assert_close(model.transformer.theta(features), of_whole)
 
 
 def test_the_sampler_of_the_paper_halves_translated_digits_and_their_feature_maps():
