@@ -168,21 +168,25 @@ def train_epoch(
     schedule: of the learning rate, told of each step.
     """
     model.train()
-    outputs = []
+    count = 0
+    loss_sum = torch.zeros((), device=train_set.labels.device)
+    correct = torch.zeros((), device=train_set.labels.device, dtype=torch.long)
     for pixels, labels in islice(shuffled_batches(*train_set, params.batch_size), steps):
         images = normalize(params.dataset, distort(params.dataset, pixels, train_set.images).images)
         if params.augmentation == "affine":
             images = augment(images)
         logits = model(images)
-        F.cross_entropy(logits, labels).backward()
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if schedule is not None:
             schedule.step()
-        outputs.append((logits.detach(), labels))  # read at the end: reading waits for the device
-    logits, labels = map(torch.cat, zip(*outputs, strict=True))
-    loss, accuracy = _score(logits, labels)
-    return {"train_loss": loss, "train_accuracy": accuracy}
+        count += len(labels)
+        # summed on the device and read once an epoch: reading waits for the device
+        loss_sum += loss.detach() * len(labels)
+        correct += (logits.argmax(dim=1) == labels).sum()
+    return {"train_loss": loss_sum.item() / count, "train_accuracy": correct.item() / count}
 
 
 @torch.inference_mode()
@@ -192,12 +196,8 @@ def evaluate(model: nn.Module, data: Digits, dataset: str) -> tuple[float, float
     logits = torch.cat(
         [model(normalize(dataset, pixels)) for pixels in data.images.split(EVALUATION_BATCH)]
     )
-    return _score(logits, data.labels)
-
-
-def _score(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    loss = F.cross_entropy(logits, labels).item()
-    return loss, (logits.argmax(dim=1) == labels).sum().item() / len(labels)
+    loss = F.cross_entropy(logits, data.labels).item()
+    return loss, (logits.argmax(dim=1) == data.labels).sum().item() / len(data.labels)
 
 
 def _random_state() -> dict[str, Any]:
