@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,12 @@ import pytest
 from tests.conftest import PROJECT
 
 PARTS = ["MLproject", "conda.yaml", "params", "pipeline", "data"]
+
+
+def heed_signals():
+    """Undo what nohup and background jobs hand down: signals that are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -25,9 +32,14 @@ class Checkout:
         return f"sqlite:///{self.folder}/mlflow.db"
 
     def start(self, *command: str, **settings) -> subprocess.Popen:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        usual = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            "preexec_fn": heed_signals,
+        }
         return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, **{**pipes, **settings}
+            command, cwd=self.folder, env=self.environment, **{**usual, **settings}
         )
 
     def run(self, *command: str) -> subprocess.CompletedProcess:

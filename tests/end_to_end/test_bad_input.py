@@ -92,12 +92,6 @@ def test_a_diverging_training_fails_with_what_to_do(checkout):
     assert checkout.statuses() == ["FAILED"]
 
 
-def heed_signals():
-    """Undo what nohup and background jobs hand down: signals that are ignored."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("way", ["python", "mlflow"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["ctrl-c", "hang-up"])
 def test_an_interrupted_run_ends_as_killed_and_keeps_what_was_logged(checkout, way, number):
@@ -109,7 +103,7 @@ def test_an_interrupted_run_ends_as_killed_and_keeps_what_was_logged(checkout, w
         options = [word for argument in arguments for word in ("-P", argument)]
         command = ["mlflow", "run", ".", "--env-manager", "local", *options]
         command += ["--experiment-name", "stn-mnist"]
-    process = checkout.start(*command, start_new_session=True, preexec_fn=heed_signals)
+    process = checkout.start(*command, start_new_session=True)
     try:
         for line in process.stdout:
             if line.startswith("epoch 1/"):
