@@ -11,6 +11,7 @@ line in `TRANSFORMS`.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -59,10 +60,9 @@ def affine_grid(theta: Tensor, height: int, width: int) -> Tensor:
         tensor([[[[-0.5000,  0.0000],
                   [ 0.5000,  0.0000]]]])
     """
-    # One product with all pixel centres, where torch's affine_grid multiplies small matrices
-    # image by image.
-    points = theta.reshape(-1, 3) @ _pixel_centers(theta, height, width)
-    return points.view(-1, 2, height, width).permute(0, 2, 3, 1)
+    # One product, where torch's affine_grid multiplies small matrices image by image.
+    points = theta.reshape(-1, 6) @ _constant(_affine_basis, theta, height, width)
+    return points.view(-1, height, width, 2)
 
 
 def projective_grid(theta: Tensor, height: int, width: int) -> Tensor:
@@ -79,7 +79,7 @@ def projective_grid(theta: Tensor, height: int, width: int) -> Tensor:
         and keeps grid and gradient finite.
     """
     matrix = torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1).view(-1, 3)
-    points = matrix @ _pixel_centers(theta, height, width)
+    points = matrix @ _constant(_pixel_centers, theta, height, width)
     x_and_y, denominator = points.view(-1, 3, height, width).split([2, 1], dim=1)
     return (x_and_y / denominator.clamp(min=HORIZON)).permute(0, 2, 3, 1)
 
@@ -96,10 +96,9 @@ def tps_grid(theta: Tensor, height: int, width: int) -> Tensor:
         `(N, height, width, 2)`. In between, the displacement is the surface through those of the
         control points that bends least.
     """
-    centers = _pixel_centers(theta, height, width)
-    # The surface is linear in the displacements, and in float64 the logarithms cost no precision.
-    shares = _TPS_SOLUTION.to(theta.device) @ _tps_terms(centers[:2].t().double())
-    moves = theta.reshape(-1, len(CONTROL_POINTS)) @ shares.to(theta.dtype)
+    centers = _constant(_pixel_centers, theta, height, width)
+    shares = _constant(_tps_shares, theta, height, width)
+    moves = theta.reshape(-1, len(CONTROL_POINTS)) @ shares
     points = centers[:2] + moves.view(-1, 2, height * width)
     return points.view(-1, 2, height, width).permute(0, 2, 3, 1)
 
@@ -147,12 +146,43 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return torch.cat([product[..., :2], product[..., 2:] + shift], dim=2)
 
 
-def _pixel_centers(like: Tensor, height: int, width: int) -> Tensor:
-    """`(3, height · width)`: rows x, y and 1, on the device and in the dtype of `like`."""
-    x = torch.arange(1 - width, width, 2, device=like.device, dtype=like.dtype) / width
-    y = torch.arange(1 - height, height, 2, device=like.device, dtype=like.dtype) / height
+def _constant(of: Callable[..., Tensor], like: Tensor, height: int, width: int) -> Tensor:
+    """What `of` returns for that size, and for the device and dtype of `like`; computed once."""
+    # while a model is exported, tensors are stand-ins that are of no use outside
+    call = _call if torch.compiler.is_exporting() else _call_once
+    return call(of, height, width, like.device, like.dtype)
+
+
+def _call(of: Callable[..., Tensor], *arguments: object) -> Tensor:
+    with torch.inference_mode(False):  # else no training could use the result afterwards
+        return of(*arguments)
+
+
+_call_once = lru_cache(maxsize=16)(_call)
+
+
+def _pixel_centers(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`(3, height · width)`: rows x, y and 1."""
+    x = torch.arange(1 - width, width, 2, device=device, dtype=dtype) / width
+    y = torch.arange(1 - height, height, 2, device=device, dtype=dtype) / height
     rows, columns = torch.meshgrid(y, x, indexing="ij")
     return torch.stack([columns, rows, torch.ones_like(rows)]).flatten(1)
+
+
+def _affine_basis(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`(6, height · width · 2)`: what each entry of the matrix adds to x and y of each pixel."""
+    centers = _pixel_centers(height, width, device, dtype)
+    x_and_y = torch.eye(2, device=device, dtype=dtype)
+    return torch.einsum("jp,cd->cjpd", centers, x_and_y).reshape(6, -1)
+
+
+def _tps_shares(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`(16, height · width)`: how much of each control point's displacement each pixel gets.
+
+    The surface is linear in the displacements; in float64 the logarithms cost no precision.
+    """
+    centers = _pixel_centers(height, width, device, torch.float64)
+    return (_TPS_SOLUTION.to(device) @ _tps_terms(centers[:2].t())).to(dtype)
 
 
 def _tps_terms(points: Tensor) -> Tensor:

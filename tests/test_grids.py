@@ -49,6 +49,18 @@ def test_the_gradient_of_a_grid(transform):
     assert torch.autograd.gradcheck(lambda t: sampling_grid(transform, t, 3, 4), theta)
 
 
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_what_is_kept_of_a_grid_serves_evaluation_training_and_other_types(transform):
+    theta = torch.tensor([TRANSFORMS[transform].identity])
+    with torch.inference_mode():
+        expected = sampling_grid(transform, theta, 3, 5)
+    grid = sampling_grid(transform, theta.requires_grad_(), 3, 5)
+    torch.testing.assert_close(grid, expected)
+    assert torch.autograd.grad(grid.sum(), theta)[0].isfinite().all()
+    torch.testing.assert_close(sampling_grid(transform, theta.double(), 3, 5).float(), expected)
+    assert sampling_grid(transform, theta, 5, 3).shape == (1, 5, 3, 2)
+
+
 def test_an_affine_grid_is_the_matrix_times_the_pixel_centres():
     angle = math.radians(30)
     theta = torch.tensor(
