@@ -37,6 +37,14 @@ def test_a_network_that_was_evaluated_first_can_still_be_trained():
     assert layer.conv.weight.grad is not None
 
 
+def test_what_is_kept_of_the_coordinates_follows_size_and_dtype():
+    layer = CoordConv2d(1, 2, 3)
+    for side, dtype in [(6, torch.float32), (7, torch.float32), (7, torch.float64)]:
+        images = torch.randn(2, 1, side, side, dtype=dtype)
+        layer.to(dtype)
+        torch.testing.assert_close(layer(images), layer.conv(layer.add_coords(images)))
+
+
 def test_of_a_part_of_an_image_the_coordinates_are_those_of_the_whole():
     layer = CoordConv2d(2, 3, 5, radius_center=0.5, side=11)
     images = torch.randn(4, 2, 11, 11)
