@@ -32,10 +32,10 @@ def convolution(
     return nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
 
 
-def pooled_convolution(out_channels: int, kernel_size: int) -> nn.Module:
-    """`convolution(1, out_channels, kernel_size)` and `max_pool()` in one, faster where
-    the one-channel input needs a gradient, as the warped image does."""
-    return PooledConv2d(out_channels, kernel_size)
+def pooled_convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
+    """`convolution(in_channels, out_channels, kernel_size)` and `max_pool()` in one, which is
+    faster, above all for the warped image: one channel that needs a gradient."""
+    return PooledConv2d(in_channels, out_channels, kernel_size)
 
 
 def max_pool() -> nn.Module:

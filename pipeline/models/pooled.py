@@ -33,102 +33,117 @@ class MaxPool2x2(nn.Module):
 
 
 class PooledConv2d(nn.Module):
-    """`F.max_pool2d(F.conv2d(images, weight, bias), 2)` for images of one channel.
+    """`F.max_pool2d(F.conv2d(images, weight, bias), 2)`.
 
-    Values, gradients and initialization are those of `nn.Conv2d(1, out_channels, kernel_size)`
-    followed by `nn.MaxPool2d(2)`; a tie in a window goes to its first output, as there.
-    `(N, 1, H, W)` to `(N, out_channels, (H - k + 1) // 2, (W - k + 1) // 2)`.
+    Values, gradients and initialization are those of `nn.Conv2d(in_channels, out_channels,
+    kernel_size)` followed by `nn.MaxPool2d(2)`; a tie in a window goes to its first output, as
+    there. `(N, in, H, W)` to `(N, out, (H - k + 1) // 2, (W - k + 1) // 2)`.
     """
 
     weight: Tensor
     bias: Tensor
     moves: Tensor
 
-    def __init__(self, out_channels: int, kernel_size: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
         self.pool = MaxPool2x2()
-        plain = nn.Conv2d(1, out_channels, kernel_size)
+        plain = nn.Conv2d(in_channels, out_channels, kernel_size)
         self.weight, self.bias = plain.parameters()
         self.kernel_size = kernel_size
-        self.span = kernel_size // 2 + 1  # of the side of the patch that a window sees
-        # The kernel moved to each place in the window, as a matrix of zeros and ones: so the four
-        # kernels, and the gradient of the one, are a small product each.
-        spare = 2 * self.span - kernel_size
-        taps = torch.eye(kernel_size**2).view(-1, kernel_size, kernel_size)
-        places = [(down, right) for down in (0, 1) for right in (0, 1)]
-        moved = torch.stack(
-            [F.pad(taps, (right, spare - right, down, spare - down)) for down, right in places],
-            dim=1,
-        )
-        # columns: place in the window, then row and column in the patch, by pairs of pixels
-        moved = moved.view(-1, 4, self.span, 2, self.span, 2).permute(0, 1, 2, 4, 3, 5)
-        self.register_buffer("moves", moved.flatten(1), persistent=False)
+        self.register_buffer("moves", _moves(kernel_size), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        if not (images.requires_grad and images.is_cpu):  # without that gradient, oneDNN is as fast
-            return self.pool(F.conv2d(images, self.weight, self.bias))
-        rows, columns = images.shape[2:]
-        height, width = (rows - self.kernel_size + 1) // 2, (columns - self.kernel_size + 1) // 2
-        at_once = max(8, WINDOWS // (height * width))
-        if len(images) <= at_once:
-            return self._pooled(images, height, width)
-        return torch.cat([self._pooled(part, height, width) for part in images.split(at_once)])
-
-    def _pooled(self, images: Tensor, height: int, width: int) -> Tensor:
-        count, _, rows, columns = images.shape
-        tall, wide = height + self.span - 1, width + self.span - 1
-        # pixels by their place in pairs of rows and columns: (4, N, tall, wide)
-        if (rows, columns) != (2 * tall, 2 * wide):  # F.pad copies even where it adds nothing
-            images = F.pad(images, (0, 2 * wide - columns, 0, 2 * tall - rows))
-        pixels = images.reshape(count, tall, 2, wide, 2).permute(2, 4, 0, 1, 3)
-        pixels = pixels.reshape(4, count, tall, wide)
-        kernels = (self.weight.flatten(1) @ self.moves).view(-1, 4, 4 * self.span**2)
-        kernels = kernels.transpose(0, 1).flatten(0, 1)
-        pooled = _ProductMax.apply(pixels, kernels, height, width)
-        pooled = pooled.view(-1, count, height, width) + self.bias.view(-1, 1, 1, 1)
-        return pooled.transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        # Of one channel, and without a gradient to pass back, oneDNN is as fast.
+        if images.shape[1] > 1 or not (images.requires_grad and images.is_cpu):
+            # the bias before the pooling is the same, for four times the work
+            return self.pool(F.conv2d(images, self.weight)).add_(self.bias.view(-1, 1, 1))
+        rows, columns = (side - self.kernel_size + 1 for side in images.shape[2:])
+        at_once = max(8, WINDOWS // (rows // 2 * (columns // 2)))
+        parts = [
+            _PooledProduct.apply(part, self.weight, self.bias, self.moves)
+            for part in images.split(at_once)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-class _ProductMax(torch.autograd.Function):
-    """Pixels `(4, N, h, w)` and kernels `(4 C, 4 m²)` to the maxima of the windows `(C, N H W)`.
+def _moves(kernel_size: int) -> Tensor:
+    """Matrices `(4, k², 4 m²)` of zeros and ones: a kernel times them is the kernel in each place.
+
+    A window sees 2m rows and columns, m = k // 2 + 1, in which the kernel has four places. The
+    patch's pixels go by pairs of rows, pairs of columns, row and column in the pair.
+    """
+    span = kernel_size // 2 + 1
+    spare = 2 * span - kernel_size
+    taps = torch.eye(kernel_size**2).view(-1, kernel_size, kernel_size)
+    places = [(down, right) for down in (0, 1) for right in (0, 1)]
+    moved = torch.stack(
+        [F.pad(taps, (right, spare - right, down, spare - down)) for down, right in places]
+    )
+    return moved.view(4, -1, span, 2, span, 2).transpose(3, 4).flatten(2)
+
+
+class _PooledProduct(torch.autograd.Function):
+    """The layer, from products of the four moved kernels with the patches of all windows.
 
     A window's maximum is found as in a tournament. Each comparison is kept as 0 or 1 in the
     numbers' own type: on a CPU, torch multiplies by a boolean mask six times slower.
     """
 
     @staticmethod
-    def forward(ctx: Any, pixels: Tensor, kernels: Tensor, height: int, width: int) -> Tensor:
-        patches = pixels.unfold(2, height, 1).unfold(3, width, 1)  # (4, N, m, m, H, W)
-        patches = patches.permute(2, 3, 0, 1, 4, 5).reshape(kernels.shape[1], -1)
-        # one row of the window after the other, so that the second finds warm memory
-        first, second, third, fourth = kernels.chunk(4)
-        upper, second_won = _match(first @ patches, second @ patches)
-        lower, fourth_won = _match(third @ patches, fourth @ patches)
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, moves: Tensor) -> Tensor:
+        channels, _, kernel_size, _ = weight.shape
+        count, _, rows, columns = images.shape
+        height, width = (rows - kernel_size + 1) // 2, (columns - kernel_size + 1) // 2
+        span = kernel_size // 2 + 1
+        tall, wide = height + span - 1, width + span - 1
+        unused = (0, 2 * wide - columns, 0, 2 * tall - rows)
+        if any(unused):  # F.pad copies even where it adds nothing
+            images = F.pad(images, unused)
+        pairs = images.reshape(count, tall, 2, wide, 2).permute(2, 4, 0, 1, 3).contiguous()
+        windows = pairs.unfold(3, height, 1).unfold(4, width, 1)  # (2, 2, N, m, m, H, W)
+        # Rows that lie a multiple of 4096 bytes apart share their places in the cache: the products
+        # would take a third longer.
+        pixels, total = 4 * span**2, count * height * width
+        patches = images.new_empty(pixels, total + 16)[:, :total]
+        patches.view(span, span, 2, 2, count, height, width).copy_(
+            windows.permute(3, 4, 0, 1, 2, 5, 6)
+        )
+        kernels = (weight.flatten(1) @ moves).flatten(0, 1)  # of the four places, (4 C, 4 m²)
+        left, right = (kernels @ patches).view(2, 2, channels, total).unbind(1)
+        (upper, lower), right_won = _match(left, right)
         best, lower_won = _match(upper, lower)
-        ctx.save_for_backward(kernels, patches, second_won, fourth_won, lower_won)
-        ctx.pixels, ctx.window = pixels.shape, (height, width)
-        return best
+        ctx.save_for_backward(kernels, moves, patches, right_won, lower_won)
+        ctx.unused, ctx.sizes = unused, (span, count, tall, wide, height, width)
+        pooled = best.add_(bias.unsqueeze(1)).view(channels, count, height, width).transpose(0, 1)
+        return pooled.contiguous(memory_format=torch.channels_last)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        kernels, patches, second_won, fourth_won, lower_won = ctx.saved_tensors
-        outputs = gradient.new_empty(4, *gradient.shape)
-        first, second, third, fourth = outputs
-        torch.mul(gradient, lower_won, out=third)
-        torch.sub(gradient, third, out=first)
-        torch.mul(first, second_won, out=second)
-        first.sub_(second)
-        torch.mul(third, fourth_won, out=fourth)
-        third.sub_(fourth)
-        outputs = outputs.view(len(kernels), -1)
-        height, width = ctx.window
-        of_patches = (kernels.t() @ outputs).view(-1, *ctx.pixels[:2], height, width)
-        span = ctx.pixels[2] - height + 1
-        of_pixels = gradient.new_zeros(ctx.pixels)
-        for number, part in enumerate(of_patches):
-            row, column = divmod(number, span)
-            of_pixels[:, :, row : row + height, column : column + width].add_(part)
-        return of_pixels, outputs @ patches.t(), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        kernels, moves, patches, right_won, lower_won = ctx.saved_tensors
+        span, count, tall, wide, height, width = ctx.sizes
+        gradient = gradient.transpose(0, 1).flatten(1)
+        rows = gradient.new_empty(2, *gradient.shape)
+        torch.mul(gradient, lower_won, out=rows[1])
+        torch.sub(gradient, rows[1], out=rows[0])
+        outputs = gradient.new_empty(2, 2, *gradient.shape)
+        torch.mul(rows, right_won, out=outputs[:, 1])
+        torch.sub(rows, outputs[:, 1], out=outputs[:, 0])
+        outputs = outputs.flatten(0, 2)
+        of_kernels = (outputs @ patches.t()).view(4, -1, len(patches))
+        of_weight = (of_kernels @ moves.transpose(1, 2)).sum(0)
+
+        of_patches = (kernels.t() @ outputs).view(span, span, 2, 2, count, height, width)
+        of_columns = gradient.new_zeros(span, 2, 2, count, tall, width)
+        for row, part in enumerate(of_patches):
+            of_columns[..., row : row + height, :].add_(part)
+        of_pairs = gradient.new_zeros(2, 2, count, tall, wide)
+        for column, part in enumerate(of_columns):
+            of_pairs[..., column : column + width].add_(part)
+        of_images = of_pairs.permute(2, 3, 0, 4, 1).reshape(count, 1, 2 * tall, 2 * wide)
+        if any(ctx.unused):
+            of_images = F.pad(of_images, [-added for added in ctx.unused])
+        side = round(of_weight.shape[1] ** 0.5)
+        return of_images, of_weight.view(-1, 1, side, side), gradient.sum(1), None
 
 
 def _match(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

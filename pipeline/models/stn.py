@@ -176,11 +176,13 @@ class SpatialTransformer(nn.Module):
         self.localization_size = localization_size
 
     def theta(self, images: Tensor) -> Tensor:
-        """`(N, C, S, S)` to `(N, P)`: what the localization network predicts, made finite."""
+        """`(N, C, S, S)` to `(N, P)`: what the localization network predicts; 0 for what is
+        farther off than `FARTHEST` or not a number."""
         # In a diverged network theta is NaN or infinite, and on such grids the gradient of
         # grid_sample crashes the whole process (github.com/pytorch/pytorch/issues/24823).
         cropped = images[..., : self.localization_size, : self.localization_size]
-        return self.localization(cropped).nan_to_num().clamp(-FARTHEST, FARTHEST)
+        theta = self.localization(cropped)
+        return torch.where(theta.detach().abs() <= FARTHEST, theta, 0.0)
 
     def matrix(self, images: Tensor) -> Tensor:
         """`(N, C, S, S)` to `(N, 2, 3)`: the affine map by which `forward` warps each image.
@@ -369,7 +371,6 @@ def build_model(
         TRANSFORMS[transform].identity,
         conv_layer,
         radius_center,
-        warped=transformer_iterations > 1,
     )
     parts = _classifier_parts(layers, layers.classifier, side, batch_norm)
     shared = chain(*parts[2 * placement.stem :: 2][: placement.shared])
@@ -402,12 +403,8 @@ def _localization_layers(
     identity: tuple[float, ...],
     conv_layer: str,
     radius_center: float,
-    warped: bool,
 ) -> tuple[list[nn.Module], int]:
-    """The localization network without what it shares, and the side of what it must be shown.
-
-    warped: whether it reads warped images, which pass a gradient back.
-    """
+    """The localization network without what it shares, and the side of what it must be shown."""
     begun = placement.stem + placement.shared
     depth = begun + placement.copied
     own = layers.localization[depth]
@@ -418,7 +415,7 @@ def _localization_layers(
     left = _side_after(side, convolutions)
     shown = _side_before(left, convolutions) * halving
     shown = _side_before(shown, layers.classifier[placement.stem : begun])
-    stages = _stages(channels, convolutions, conv_layer, radius_center, side, warped)
+    stages = _stages(channels, convolutions, conv_layer, radius_center, side)
     modules = [*([halve()] if own.halve_input else []), *chain(*stages), nn.Flatten()]
     channels = convolutions[-1].filters if convolutions else channels
     features = channels * left**2
@@ -473,24 +470,23 @@ def _stages(
     conv_layer: str,
     radius_center: float,
     side: int | None = None,
-    warped: bool = True,
 ) -> list[list[nn.Module]]:
     """For each convolution: itself, its pooling and its ReLU.
 
     side: of the whole image or feature map, which CoordConv's coordinates span, where only its
         upper left part comes in; None: all of it does.
-    warped: whether the first one may read warped images, which pass a gradient back.
     """
     stages: list[list[nn.Module]] = []
     for conv in convolutions:
         filters, kernel_size, pool, bias = conv
-        if channels == 1 and warped and conv_layer == "conv2d":
-            stages.append([pooled_convolution(filters, kernel_size), nn.ReLU(inplace=True)])
+        if pool and bias and conv_layer == "conv2d":
+            stage = [pooled_convolution(channels, filters, kernel_size)]
         else:
-            layer = convolution(
-                channels, filters, kernel_size, conv_layer, radius_center, bias, side
-            )
-            stages.append([layer, *([max_pool()] if pool else []), nn.ReLU(inplace=True)])
+            stage = [
+                convolution(channels, filters, kernel_size, conv_layer, radius_center, bias, side),
+                *([max_pool()] if pool else []),
+            ]
+        stages.append([*stage, nn.ReLU(inplace=True)])
         channels = filters
         side = _side_after(side, [conv]) if side else None
     return stages
