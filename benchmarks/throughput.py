@@ -39,6 +39,8 @@ RUN_EPOCHS = 30  # of the replicated protocol; tracking's share is of such a run
 # Multiplications and additions of the training steps and the test pass. It is the network's as
 # written: what pooling drops counts, although ours does not compute it.
 GFLOP_PER_EPOCH = 277
+# What a run imports, with the collector of garbage set as in pipeline/__main__.py.
+IMPORTS = "import gc; gc.set_threshold(50_000); import pipeline.run; gc.freeze()"
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -128,7 +130,7 @@ def costs_of_a_run() -> dict[str, float]:
         settings = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
         beside_epoch, imports = [], []
         for _ in range(4):
-            imports.append(seconds_of("-c", "import pipeline.run", **settings))
+            imports.append(seconds_of("-c", IMPORTS, **settings))
             start = time.perf_counter()
             done = subprocess.run(command, check=True, **settings)
             whole = time.perf_counter() - start
@@ -220,9 +222,14 @@ def main(quick: bool, repetitions: int) -> None:
     fixed = in_fresh_processes(1, costs_of_a_run)[0]  # its own children only count for the peak
     report["peak_mib"]["run"] = fixed.pop("peak_mib")
     report["fixed_costs_seconds"] = fixed
+    steps: dict = {layer: {1: [], 64: []} for layer in LAYERS}
+    for _ in range(repetitions):
+        for layer in LAYERS:
+            for images, times in steps[layer].items():
+                times += in_fresh_processes(1, of_a_step, layer, images)
     report["step_milliseconds"] = {
-        layer: {n: in_fresh_processes(1, of_a_step, layer, n)[0] for n in (1, 64)}
-        for layer in LAYERS
+        layer: {images: statistics.median(times) for images, times in of_layer.items()}
+        for layer, of_layer in steps.items()
     }
     for layer, augmented in variants:
         a, b, c = (statistics.median(rates[layer, augmented][name]) for name in "abc")
@@ -236,7 +243,9 @@ def main(quick: bool, repetitions: int) -> None:
         key: report[key[0]][key[1]]["images_per_second"]["all_cores"]
         for key in [(layer, kind) for layer in LAYERS for kind in ("plain", "augmented")]
     }
-    report["coordconv_over_conv"] = speed["conv2d", "plain"] / speed["coordconv2d", "plain"]
+    of_a_batch = {layer: report["step_milliseconds"][layer][64] for layer in LAYERS}
+    report["coordconv_over_conv"] = of_a_batch["coordconv2d"] / of_a_batch["conv2d"]
+    report["coordconv_over_conv_epoch"] = speed["conv2d", "plain"] / speed["coordconv2d", "plain"]
     report["augmented_over_plain"] = {
         layer: speed[layer, "plain"] / speed[layer, "augmented"] for layer in LAYERS
     }
@@ -288,7 +297,8 @@ def as_markdown(report: dict, quick: bool) -> str:
             f"{step[1]:.1f} ms with a single one."
             for layer, step in report["step_milliseconds"].items()
         ),
-        f"- CoordConv over Conv, time of an epoch: {report['coordconv_over_conv']:.2f}.",
+        f"- CoordConv over Conv: {report['coordconv_over_conv']:.2f} times the time of a step, "
+        f"{report['coordconv_over_conv_epoch']:.2f} times that of an epoch in (c).",
         f"- Augmented over plain, time of an epoch: {augmented}.",
         f"- Peak resident memory of a process: (a) {memory['a']}, without its workers; "
         f"(b) {memory['b']}, (c) {memory['c']}; a whole tracked run {memory['run']}.",
