@@ -39,8 +39,6 @@ RUN_EPOCHS = 30  # of the replicated protocol; tracking's share is of such a run
 # Multiplications and additions of the training steps and the test pass. It is the network's as
 # written: what pooling drops counts, although ours does not compute it.
 GFLOP_PER_EPOCH = 277
-# What a run imports, with the collector of garbage set as in pipeline/__main__.py.
-IMPORTS = "import gc; gc.set_threshold(50_000); import pipeline.run; gc.freeze()"
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -130,7 +128,7 @@ def costs_of_a_run() -> dict[str, float]:
         settings = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
         beside_epoch, imports = [], []
         for _ in range(4):
-            imports.append(seconds_of("-c", IMPORTS, **settings))
+            imports.append(seconds_of("-c", "import pipeline.run", **settings))
             start = time.perf_counter()
             done = subprocess.run(command, check=True, **settings)
             whole = time.perf_counter() - start

@@ -4,8 +4,6 @@
 which without `source .venv/bin/activate` is not the one in `.venv`.
 """
 
-import atexit
-import gc
 import importlib.util
 import os
 import sys
@@ -28,10 +26,6 @@ def _find_environment() -> None:
 
 if __name__ == "__main__":
     _find_environment()
-    # Else every command spends two seconds looking for garbage, and finds none, among what torch
-    # and MLflow define: while it imports them, and again when it ends.
-    gc.set_threshold(50_000)
-    atexit.register(gc.freeze)
     from pipeline.cli import main
 
     main(prog_name="python -m pipeline")

@@ -1,10 +1,10 @@
-"""2×2 max-pooling, and a convolution of one-channel images with it, as matrix products.
+"""2×2 max-pooling, and a convolution followed by it.
 
-The classifier's first layer reads one channel, the warped image, and must pass a gradient back to
-it. oneDNN pads that channel to sixteen: on a CPU the gradient alone takes a quarter of a training
-step. Here the four convolution outputs of a pooling window are four rows of one matrix product: the
-kernel moved by (0, 0), (0, 1), (1, 0) and (1, 1), times the patch that the window sees. Gradients
-are products with the same matrices.
+The classifier's first convolution reads one channel, the warped image, and must pass a gradient
+back to it. oneDNN pads that channel to sixteen: on a CPU the gradient alone takes a quarter of a
+training step. Here the four convolution outputs of a pooling window are four rows of one matrix
+product: the kernel moved by (0, 0), (0, 1), (1, 0) and (1, 1), times the patch that the window
+sees. Gradients are products with the same matrices.
 """
 
 from typing import Any
@@ -53,9 +53,9 @@ class PooledConv2d(nn.Module):
         self.register_buffer("moves", _moves(kernel_size), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        # Of one channel, and without a gradient to pass back, oneDNN is as fast.
+        # with more channels, or without a gradient to pass back, oneDNN is as fast
         if images.shape[1] > 1 or not (images.requires_grad and images.is_cpu):
-            # the bias before the pooling is the same, for four times the work
+            # a bias before the pooling comes to the same, for four times the work
             return self.pool(F.conv2d(images, self.weight)).add_(self.bias.view(-1, 1, 1))
         rows, columns = (side - self.kernel_size + 1 for side in images.shape[2:])
         at_once = max(8, WINDOWS // (rows // 2 * (columns // 2)))
@@ -114,6 +114,7 @@ class _PooledProduct(torch.autograd.Function):
         best, lower_won = _match(upper, lower)
         ctx.save_for_backward(kernels, moves, patches, right_won, lower_won)
         ctx.unused, ctx.sizes = unused, (span, count, tall, wide, height, width)
+        ctx.shape = weight.shape
         pooled = best.add_(bias.unsqueeze(1)).view(channels, count, height, width).transpose(0, 1)
         return pooled.contiguous(memory_format=torch.channels_last)
 
@@ -142,8 +143,7 @@ class _PooledProduct(torch.autograd.Function):
         of_images = of_pairs.permute(2, 3, 0, 4, 1).reshape(count, 1, 2 * tall, 2 * wide)
         if any(ctx.unused):
             of_images = F.pad(of_images, [-added for added in ctx.unused])
-        side = round(of_weight.shape[1] ** 0.5)
-        return of_images, of_weight.view(-1, 1, side, side), gradient.sum(1), None
+        return of_images, of_weight.view(ctx.shape), gradient.sum(1), None
 
 
 def _match(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
