@@ -224,7 +224,7 @@ def main(quick: bool, repetitions: int) -> None:
     for _ in range(repetitions):
         for layer in LAYERS:
             for images, times in steps[layer].items():
-                times += in_fresh_processes(1, of_a_step, layer, images)
+                times.extend(in_fresh_processes(1, of_a_step, layer, images))
     report["step_milliseconds"] = {
         layer: {images: statistics.median(times) for images, times in of_layer.items()}
         for layer, of_layer in steps.items()
@@ -295,8 +295,8 @@ def as_markdown(report: dict, quick: bool) -> str:
             f"{step[1]:.1f} ms with a single one."
             for layer, step in report["step_milliseconds"].items()
         ),
-        f"- CoordConv over Conv: {report['coordconv_over_conv']:.2f} times the time of a step, "
-        f"{report['coordconv_over_conv_epoch']:.2f} times that of an epoch in (c).",
+        f"- CoordConv takes {report['coordconv_over_conv']:.2f} times as long as Conv for a step, "
+        f"{report['coordconv_over_conv_epoch']:.2f} times for an epoch in (c).",
         f"- Augmented over plain, time of an epoch: {augmented}.",
         f"- Peak resident memory of a process: (a) {memory['a']}, without its workers; "
         f"(b) {memory['b']}, (c) {memory['c']}; a whole tracked run {memory['run']}.",

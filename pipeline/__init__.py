@@ -3,7 +3,7 @@
 import atexit
 import gc
 
-# Else every process spends three seconds looking for garbage among what torch and MLflow define,
-# where there is none: while it imports them, and again when it ends.
+# torch and MLflow make millions of objects that stay. Looking for garbage among them takes three
+# seconds of every command, while it imports them and when it ends: look rarely, and not at the end.
 gc.set_threshold(50_000)
 atexit.register(gc.freeze)

@@ -172,8 +172,8 @@ def _pixel_centers(height: int, width: int, device: torch.device, dtype: torch.d
 def _affine_basis(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """`(6, height · width · 2)`: what each entry of the matrix adds to x and y of each pixel."""
     centers = _pixel_centers(height, width, device, dtype)
-    x_and_y = torch.eye(2, device=device, dtype=dtype)
-    return torch.einsum("jp,cd->cjpd", centers, x_and_y).reshape(6, -1)
+    of_x = torch.stack([centers, torch.zeros_like(centers)], dim=2)
+    return torch.cat([of_x, of_x.flip(2)]).flatten(1)
 
 
 def _tps_shares(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -181,8 +181,8 @@ def _tps_shares(height: int, width: int, device: torch.device, dtype: torch.dtyp
 
     The surface is linear in the displacements; in float64 the logarithms cost no precision.
     """
-    centers = _pixel_centers(height, width, device, torch.float64)
-    return (_TPS_SOLUTION.to(device) @ _tps_terms(centers[:2].t())).to(dtype)
+    centers = _pixel_centers(height, width, device, dtype)
+    return (_TPS_SOLUTION.to(device) @ _tps_terms(centers[:2].t().double())).to(dtype)
 
 
 def _tps_terms(points: Tensor) -> Tensor:

@@ -154,7 +154,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
         model.load_state_dict(best.weights)
         model.to("cpu").to(memory_format=torch.contiguous_format)  # as a pt2 archive wants it
         test = posed_test_set(params.dataset, test_digits, clutter)
-        del train_digits, clutter  # 47 MB less beside the export of the model
+        del train_digits, clutter  # the export of the model needs the memory
         _log_digits(run, params.dataset, "testing", test.digits)
         normalization = NORMALIZATION[params.dataset]
         portable = PortableModel(model, *normalization).eval().requires_grad_(False)

@@ -78,7 +78,8 @@ def train(
             and with as many threads, the result is that of a training without a break.
 
     Raises:
-        PipelineError: if a weight is no longer a finite number.
+        PipelineError: if a weight is no longer a finite number, or the checkpoint is of a network
+            with other layers.
     """
     optimizer = torch.optim.SGD(
         _parameter_groups(model, params), lr=params.lr, momentum=params.momentum, fused=True
@@ -91,7 +92,13 @@ def train(
     best: BestEpoch | None = None
     history: list[dict[str, float]] = []
     if checkpoint is not None:
-        model.load_state_dict(checkpoint["model"])
+        try:
+            model.load_state_dict(checkpoint["model"])
+        except RuntimeError as error:  # names each weight that is missing or too much
+            raise PipelineError(
+                "the checkpoint does not fit the network: another version of the pipeline saved "
+                "it; start the study again, which repeats this run from its beginning"
+            ) from error
         optimizer.load_state_dict(checkpoint["optimizer"])
         schedule.load_state_dict(checkpoint["schedule"])
         best = BestEpoch(**checkpoint["best"])

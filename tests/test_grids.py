@@ -58,7 +58,8 @@ def test_what_is_kept_of_a_grid_serves_evaluation_training_and_other_types(trans
     torch.testing.assert_close(grid, expected)
     assert torch.autograd.grad(grid.sum(), theta)[0].isfinite().all()
     torch.testing.assert_close(sampling_grid(transform, theta.double(), 3, 5).float(), expected)
-    assert sampling_grid(transform, theta, 5, 3).shape == (1, 5, 3, 2)
+    centers = torch.tensor([[-2 / 3, -0.8], [0, -0.8], [2 / 3, -0.8]])  # of 5 rows and 3 columns
+    torch.testing.assert_close(sampling_grid(transform, theta, 5, 3)[0, 0], centers)
 
 
 def test_an_affine_grid_is_the_matrix_times_the_pixel_centres():

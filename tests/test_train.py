@@ -210,6 +210,16 @@ def test_a_training_that_goes_on_from_its_checkpoint_is_the_same_bit_by_bit(
         assert torch.equal(resumed_best.weights[name], weights)
 
 
+def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(some_digits):
+    params = RunParams(epochs=1, batch_size=32)
+    kept = []
+    model = build_model("conv2d", "border", 0.5).to(memory_format=torch.channels_last)
+    train(model, *some_digits, params, on_checkpoint=kept.append)
+    other = build_model("coordconv2d", "border", 0.5).to(memory_format=torch.channels_last)
+    with pytest.raises(PipelineError, match=r"^the checkpoint does not fit the network: .*again"):
+        train(other, *some_digits, params, checkpoint=kept[0])
+
+
 def test_a_checkpoint_of_the_last_epoch_needs_no_further_training(some_digits, tmp_path):
     params = RunParams(epochs=1, batch_size=500)
     kept = []

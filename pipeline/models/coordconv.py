@@ -81,15 +81,13 @@ class CoordConv2d(nn.Module):
 
     The coordinates are the same for every image, so their part of the convolution is computed for
     one image and added to all: conv([x, c]) = conv(x, W_x) + conv(c, W_c). The latter is the
-    product of W_c with the patches of c, which are kept.
+    product of W_c with the patches of c, which are kept as long as c is.
 
     Args:
         in_channels: of the image, without the coordinates.
         out_channels, kernel_size, bias: as for `nn.Conv2d`.
         radius_center, side: see `AddCoords`.
     """
-
-    patches: Tensor
 
     def __init__(
         self,
@@ -105,23 +103,26 @@ class CoordConv2d(nn.Module):
         self.kernel_size = kernel_size
         self.add_coords = AddCoords(radius_center, side)
         self.conv = nn.Conv2d(in_channels + 3, out_channels, kernel_size, bias=bias)
-        self.register_buffer("patches", torch.empty(0), persistent=False)
-        self.patches_of: tuple | None = None
+        # No buffer: it would be in every archive, where the coordinates are enough.
+        self.patches: tuple[Tensor, Tensor] | None = None  # and what they are of
 
     def forward(self, images: Tensor) -> Tensor:
         of_images, of_coordinates = self.conv.weight.split([self.in_channels, 3], dim=1)
         kernels = of_coordinates.flatten(1).t()
         patches, bias = self._patches_for(images), self.conv.bias
         shift = patches @ kernels if bias is None else torch.addmm(bias, patches, kernels)
-        shifted = F.conv2d(images, of_images)
-        return shifted.add_(shift.t().view(1, -1, *shifted.shape[2:]))
+        convolved = F.conv2d(images, of_images)
+        return convolved.add_(shift.t().view(1, -1, *convolved.shape[2:]))
 
     def _patches_for(self, images: Tensor) -> Tensor:
         """`(H' · W', 3 k²)`: what each place of the output sees of the coordinates."""
-        wanted = (images.shape[-2:], images.device, images.dtype)
-        if self.patches_of != wanted:
-            coordinates = self.add_coords.coordinates_for(images)
+        coordinates = self.add_coords.coordinates_for(images)
+        if torch.compiler.is_exporting():
+            return self._patches_of(coordinates)
+        if self.patches is None or self.patches[1] is not coordinates:
             with torch.inference_mode(False):  # as for the coordinates
-                self.patches = F.unfold(coordinates, self.kernel_size)[0].t().contiguous()
-            self.patches_of = wanted
-        return self.patches
+                self.patches = self._patches_of(coordinates), coordinates
+        return self.patches[0]
+
+    def _patches_of(self, coordinates: Tensor) -> Tensor:
+        return F.unfold(coordinates, self.kernel_size)[0].t().contiguous()

@@ -18,29 +18,25 @@ def convolution(
     conv_layer: str = "conv2d",
     radius_center: float = 0.0,
     bias: bool = True,
+    pool: bool = False,
     side: int | None = None,
-) -> nn.Module:
+) -> list[nn.Module]:
     """A convolution without padding, `(N, in, H, W)` to `(N, out, H - k + 1, W - k + 1)`.
 
     Args:
         in_channels, out_channels, kernel_size, bias: as for `nn.Conv2d`.
         conv_layer: `conv2d` or `coordconv2d`.
         radius_center, side: of CoordConv; see `coordconv.AddCoords`.
+        pool: then the maximum of each 2×2 block: halves height and width, rounded down.
     """
-    if conv_layer == "coordconv2d":
-        return CoordConv2d(in_channels, out_channels, kernel_size, radius_center, bias, side)
-    return nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
-
-
-def pooled_convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Module:
-    """`convolution(in_channels, out_channels, kernel_size)` and `max_pool()` in one, which is
-    faster, above all for the warped image: one channel that needs a gradient."""
-    return PooledConv2d(in_channels, out_channels, kernel_size)
-
-
-def max_pool() -> nn.Module:
-    """The maximum of each 2×2 block: halves height and width, rounded down."""
-    return MaxPool2x2()
+    if conv_layer == "conv2d" and bias and pool:
+        return [PooledConv2d(in_channels, out_channels, kernel_size)]
+    layer = (
+        CoordConv2d(in_channels, out_channels, kernel_size, radius_center, bias, side)
+        if conv_layer == "coordconv2d"
+        else nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
+    )
+    return [layer, MaxPool2x2()] if pool else [layer]
 
 
 def halve() -> nn.Module:

@@ -22,13 +22,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
 from pipeline.grids import TRANSFORMS, affine_grid, compose, sampling_grid
-from pipeline.models.layers import (
-    convolution,
-    halve,
-    identity_linear,
-    max_pool,
-    pooled_convolution,
-)
+from pipeline.models.layers import convolution, halve, identity_linear
 
 CLASSES = 10
 FARTHEST = 1e4  # no theta of use comes near; in half image widths, for its shifts
@@ -199,7 +193,7 @@ class SpatialTransformer(nn.Module):
         for _ in range(self.iterations - 1):
             warped = self._sample(images, affine_grid(matrix, *images.shape[-2:]))
             matrix = compose(matrix, of_theta(self.theta(warped)))
-            matrix = matrix.clamp(-FARTHEST, FARTHEST)
+            matrix = matrix.clamp(-FARTHEST, FARTHEST)  # finite, but may grow with each iteration
         return matrix
 
     def grid(self, images: Tensor, size: int | None = None) -> Tensor:
@@ -479,14 +473,10 @@ def _stages(
     stages: list[list[nn.Module]] = []
     for conv in convolutions:
         filters, kernel_size, pool, bias = conv
-        if pool and bias and conv_layer == "conv2d":
-            stage = [pooled_convolution(channels, filters, kernel_size)]
-        else:
-            stage = [
-                convolution(channels, filters, kernel_size, conv_layer, radius_center, bias, side),
-                *([max_pool()] if pool else []),
-            ]
-        stages.append([*stage, nn.ReLU(inplace=True)])
+        layers = convolution(
+            channels, filters, kernel_size, conv_layer, radius_center, bias, pool, side
+        )
+        stages.append([*layers, nn.ReLU(inplace=True)])
         channels = filters
         side = _side_after(side, [conv]) if side else None
     return stages

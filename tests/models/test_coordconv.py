@@ -37,12 +37,18 @@ def test_a_network_that_was_evaluated_first_can_still_be_trained():
     assert layer.conv.weight.grad is not None
 
 
-def test_what_is_kept_of_the_coordinates_follows_size_and_dtype():
-    layer = CoordConv2d(1, 2, 3)
-    for side, dtype in [(6, torch.float32), (7, torch.float32), (7, torch.float64)]:
-        images = torch.randn(2, 1, side, side, dtype=dtype)
-        layer.to(dtype)
-        torch.testing.assert_close(layer(images), layer.conv(layer.add_coords(images)))
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_is_kept_of_the_coordinates_follows_the_images(bias):
+    layer = CoordConv2d(1, 2, 3, bias=bias)
+    for shape, dtype in [((6, 8), torch.float32), ((8, 6), torch.float32), ((8, 6), torch.float64)]:
+        images = torch.randn(2, 1, *shape, dtype=dtype)
+        fresh = CoordConv2d(1, 2, 3, bias=bias).to(dtype)
+        fresh.load_state_dict(layer.to(dtype).state_dict())
+        together = torch.cat(
+            [images, coordinate_channels(*shape, dtype=dtype).expand(2, -1, -1, -1)], 1
+        )
+        torch.testing.assert_close(layer(images), fresh(images))
+        torch.testing.assert_close(layer(images), layer.conv(together))
 
 
 def test_of_a_part_of_an_image_the_coordinates_are_those_of_the_whole():

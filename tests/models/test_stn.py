@@ -376,6 +376,16 @@ def test_training_changes_every_weight(architecture, transform):
         assert not torch.equal(weights, before[name]), name
 
 
+def test_a_theta_beyond_use_counts_as_0_and_passes_no_gradient_back():
+    model = build("stn-c0")
+    bias = model.transformer.localization[-1].bias
+    with torch.no_grad():
+        bias[:3] = torch.tensor([float("nan"), -1e5, 9999.0])
+    theta = model.transformer.theta(torch.randn(2, 1, 28, 28))
+    assert theta[0, :3].tolist() == [0, 0, 9999]
+    assert torch.autograd.grad(theta.sum(), bias)[0].tolist() == [0, 0, 2, 2, 2, 2]
+
+
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("padding_mode", ["border", "zeros", "reflection"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e38])
