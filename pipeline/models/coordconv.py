@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.models.pooled import pooled_convolution
+
 
 def coordinate_channels(
     height: int,
@@ -87,6 +89,7 @@ class CoordConv2d(nn.Module):
         in_channels: of the image, without the coordinates.
         out_channels, kernel_size, bias: as for `nn.Conv2d`.
         radius_center, side: see `AddCoords`.
+        pool: then `nn.MaxPool2d(2)` of that.
     """
 
     def __init__(
@@ -97,10 +100,12 @@ class CoordConv2d(nn.Module):
         radius_center: float = 0.0,
         bias: bool = True,
         side: int | None = None,
+        pool: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.kernel_size = kernel_size
+        self.pool = pool
         self.add_coords = AddCoords(radius_center, side)
         self.conv = nn.Conv2d(in_channels + 3, out_channels, kernel_size, bias=bias)
         # No buffer: it would be in every archive, where the coordinates are enough.
@@ -111,8 +116,11 @@ class CoordConv2d(nn.Module):
         kernels = of_coordinates.flatten(1).t()
         patches, bias = self._patches_for(images), self.conv.bias
         shift = patches @ kernels if bias is None else torch.addmm(bias, patches, kernels)
-        convolved = F.conv2d(images, of_images)
-        return convolved.add_(shift.t().view(1, -1, *convolved.shape[2:]))
+        height, width = (side - self.kernel_size + 1 for side in images.shape[2:])
+        shift = shift.t().view(-1, height, width)
+        if self.pool:
+            return pooled_convolution(images, of_images, shift)
+        return F.conv2d(images, of_images).add_(shift)
 
     def _patches_for(self, images: Tensor) -> Tensor:
         """`(H' · W', 3 k²)`: what each place of the output sees of the coordinates."""

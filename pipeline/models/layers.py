@@ -29,13 +29,13 @@ def convolution(
         radius_center, side: of CoordConv; see `coordconv.AddCoords`.
         pool: then the maximum of each 2×2 block: halves height and width, rounded down.
     """
-    if conv_layer == "conv2d" and bias and pool:
+    if conv_layer == "coordconv2d":
+        return [
+            CoordConv2d(in_channels, out_channels, kernel_size, radius_center, bias, side, pool)
+        ]
+    if pool and bias:
         return [PooledConv2d(in_channels, out_channels, kernel_size)]
-    layer = (
-        CoordConv2d(in_channels, out_channels, kernel_size, radius_center, bias, side)
-        if conv_layer == "coordconv2d"
-        else nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
-    )
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
     return [layer, MaxPool2x2()] if pool else [layer]
 
 

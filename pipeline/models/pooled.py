@@ -1,12 +1,12 @@
 """2×2 max-pooling, and a convolution followed by it.
 
-The classifier's first convolution reads one channel, the warped image, and must pass a gradient
-back to it. oneDNN pads that channel to sixteen: on a CPU the gradient alone takes a quarter of a
-training step. `_PooledProduct` does it as matrix products: the four convolution outputs of a
-pooling window are the kernel moved by (0, 0), (0, 1), (1, 0) and (1, 1), times the patch that the
-window sees. Gradients are products with the same matrices.
+oneDNN, which does torch's convolutions on a CPU, computes 16 channels at a time, of what a
+convolution writes and, for the gradient, of what it reads. The small networks here have 1 to 20.
+`_PooledProduct` computes convolution and pooling by matrix products instead, and takes a fifth off
+a training step.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Computed at once, to stay in the cache: large batches or images take up to 40 % less time so.
-WINDOWS = 10_000
+CHANNELS_AT_ONCE = 16  # of oneDNN with AVX-512
 
 
 class MaxPool2x2(nn.Module):
@@ -38,8 +37,7 @@ class PooledConv2d(nn.Module):
     """`F.max_pool2d(F.conv2d(images, weight, bias), 2)`.
 
     Values, gradients and initialization are those of `nn.Conv2d(in_channels, out_channels,
-    kernel_size)` followed by `nn.MaxPool2d(2)`; a tie in a window goes to its first output, as
-    there. `(N, in, H, W)` to `(N, out, (H - k + 1) // 2, (W - k + 1) // 2)`.
+    kernel_size)` followed by `nn.MaxPool2d(2)`; see `pooled_convolution`.
     """
 
     weight: Tensor
@@ -47,117 +45,187 @@ class PooledConv2d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
-        self.pool = MaxPool2x2()
         plain = nn.Conv2d(in_channels, out_channels, kernel_size)
         self.weight, self.bias = plain.parameters()
 
     def forward(self, images: Tensor) -> Tensor:
-        _, channels, kernel_size, _ = self.weight.shape
-        backwards = torch.is_grad_enabled() and images.requires_grad
-        # of more channels, without a gradient to pass back, or on a GPU, the usual way is as fast
-        if channels > 1 or not backwards or not images.is_cpu:
-            # a bias before the pooling comes to the same, for four times the work
-            return self.pool(F.conv2d(images, self.weight)).add_(self.bias.view(-1, 1, 1))
-        rows, columns = (side - kernel_size + 1 for side in images.shape[2:])
-        at_once = max(8, WINDOWS // (rows // 2 * (columns // 2)))
-        parts = [
-            _PooledProduct.apply(part, self.weight, self.bias) for part in images.split(at_once)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return pooled_convolution(images, self.weight, self.bias)
+
+
+def pooled_convolution(images: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+    """`F.max_pool2d(F.conv2d(images, weight) + offset, 2)`; a tie goes to the first, as there.
+
+    Args:
+        images: `(N, I, H, W)`.
+        weight: `(C, I, k, k)`.
+        offset: a bias `(C,)`, or what to add at each place, `(C, H - k + 1, W - k + 1)`.
+
+    Returns:
+        `(N, C, (H - k + 1) // 2, (W - k + 1) // 2)`.
+    """
+    out_channels, in_channels, kernel_size, _ = weight.shape
+    trains = torch.is_grad_enabled() and weight.requires_grad
+    fills_vectors = out_channels >= CHANNELS_AT_ONCE and (
+        in_channels >= CHANNELS_AT_ONCE or not images.requires_grad
+    )
+    if trains and not fills_vectors and images.is_cpu and kernel_size % 2:
+        return _PooledProduct.apply(images, weight, offset)
+    convolved = F.conv2d(images, weight)
+    if offset.dim() == 1:
+        # a bias before the pooling comes to the same, for four times the work
+        return MaxPool2x2()(convolved).add_(offset.view(-1, 1, 1))
+    return MaxPool2x2()(convolved.add_(offset))
 
 
 class _PooledProduct(torch.autograd.Function):
-    """Images `(N, 1, H, W)`, weight `(C, 1, k, k)` and bias `(C,)` to `(N, C, h, w)`, on a CPU.
+    """`pooled_convolution` by matrix products, on a CPU, for an odd kernel size k.
 
-    A window sees 2m rows and columns of an image, m = k // 2 + 1. Its pixels are taken by their
-    place in pairs of rows and columns, so that windows next to each other see shifted pairs.
+    Everything lies with the images of a batch next to each other, `(C, H, W, N)` in memory, so that
+    copies and comparisons run along whole batches. What comes out does as well.
 
-    A window's maximum is found as in a tournament, left against right and upper against lower. Each
-    comparison is kept as 0 or 1 in the numbers' own type: torch multiplies by a boolean mask six
-    times slower.
+    A pooling window sees k + 1 = 2m rows and columns of an image: m strips one below the other, of
+    two rows each. The strips are the columns of one matrix, pair of rows by pair of rows. Windows
+    are two rows apart, so the r-th strips of all windows are a range of its columns, moved by r
+    pairs, and the convolution is a sum of m products with such ranges. The kernel comes in four
+    places, since a window has four outputs: upper left, upper right, lower left and lower right.
+
+    The largest output is found as in a tournament, left against right and upper against lower. Who
+    won is kept as 0 or 1 in the numbers' own type: torch multiplies by a boolean mask six times
+    slower.
     """
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        channels, _, kernel_size, _ = weight.shape
+    def forward(ctx: Any, images: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+        out_channels, in_channels, kernel_size, _ = weight.shape
         count, _, rows, columns = images.shape
         height, width = (rows - kernel_size + 1) // 2, (columns - kernel_size + 1) // 2
         m = kernel_size // 2 + 1
-        tall, wide = height + m - 1, width + m - 1  # pairs of rows and of columns that are seen
-        fit = (0, 2 * wide - columns, 0, 2 * tall - rows)  # negative where some are not seen
-        if any(fit):  # F.pad copies even where it adds nothing
-            images = F.pad(images, fit)
-        pairs = images.reshape(count, tall, 2, wide, 2).permute(2, 4, 0, 1, 3).contiguous()
-        windows = pairs.unfold(3, height, 1).unfold(4, width, 1)  # (2, 2, N, m, m, h, w)
-        total = count * height * width
-        # Rows that lie a multiple of 4096 bytes apart share their places in the cache: the products
-        # would take a third longer.
-        stride = total + 16 if total % 1024 == 0 else total
-        patches = images.new_empty(4 * m**2, stride)[:, :total]
-        patches.view(m, m, 2, 2, count, height, width).copy_(windows.permute(3, 4, 0, 1, 2, 5, 6))
-
-        moves = _moves(kernel_size, weight.dtype)
-        kernels = (weight.flatten(1) @ moves).flatten(0, 1)  # of the four places, (4 C, 4 m²)
-        left, right = (kernels @ patches).view(2, 2, channels, total).unbind(1)
-        (upper, lower), right_won = _match(left, right)
-        best, lower_won = _match(upper, lower)
-        ctx.save_for_backward(kernels, moves, patches, right_won, lower_won)
-        ctx.weight, ctx.fit = weight.shape, fit
-        ctx.sizes = m, count, tall, wide, height, width
-        pooled = torch.empty(
-            (count, channels, height, width),
-            dtype=images.dtype,
-            memory_format=torch.channels_last,
+        pairs = height + m - 1  # of rows that are seen
+        step = width * count
+        total = height * step
+        seen = images.permute(1, 2, 3, 0).contiguous().unfold(1, 2, 2).unfold(2, 2 * m, 2)
+        # Rows that lie a large power of two apart share their places in the cache: hence the 16.
+        strips = images.new_empty(in_channels * 4 * m, pairs * step + 16)[:, : pairs * step]
+        strips.view(in_channels, 2, 2 * m, pairs, width, count).copy_(
+            seen.permute(0, 4, 5, 1, 2, 3)
         )
-        best = best.view(channels, count, height, width).transpose(0, 1)
-        return torch.add(best, bias.view(-1, 1, 1), out=pooled)
+
+        kernels = _kernels(weight, _moves(kernel_size, weight.dtype)[0])
+        (first, strips_of_first), *others = zip(kernels, _ranges(strips, total, step), strict=True)
+        outputs = first @ strips_of_first
+        for kernel, strips_of_it in others:
+            outputs.addmm_(kernel, strips_of_it)
+        if offset.dim() > 1:
+            by_place = _by_place(offset, height, width)
+            outputs.view(*by_place.shape, count).add_(by_place.unsqueeze(2))
+
+        left, right = outputs.view(2, 2, out_channels, total).unbind(1)
+        upper_right_won, lower_right_won = torch.gt(right, left, out=left.new_empty(left.shape))
+        upper, lower = torch.maximum(left, right, out=left)
+        lower_won = torch.gt(lower, upper, out=torch.empty_like(upper))
+        right_won = torch.lerp(upper_right_won, lower_right_won, lower_won)
+        best = torch.maximum(upper, lower, out=upper).view(out_channels, height, width, count)
+        ctx.save_for_backward(weight, strips, lower_won, right_won)
+        ctx.images, ctx.offset = images.shape, offset.shape
+        pooled = images.new_empty_strided(
+            (count, out_channels, height, width), (1, total, step, count)
+        )
+        bias = offset.view(-1, 1, 1) if offset.dim() == 1 else 0
+        return torch.add(best.permute(3, 0, 1, 2), bias, out=pooled)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        kernels, moves, patches, right_won, lower_won = ctx.saved_tensors
-        m, count, tall, wide, height, width = ctx.sizes
-        gradient = gradient.transpose(0, 1).flatten(1)
-        halves = gradient.new_empty(2, *gradient.shape)  # of a window, upper and lower
-        torch.mul(gradient, lower_won, out=halves[1])
-        torch.sub(gradient, halves[1], out=halves[0])
-        outputs = gradient.new_empty(2, 2, *gradient.shape)
-        torch.mul(halves, right_won, out=outputs[:, 1])
-        torch.sub(halves, outputs[:, 1], out=outputs[:, 0])
-        outputs = outputs.flatten(0, 2)
-        of_kernels = (outputs @ patches.t()).view(4, -1, len(patches))
-        of_weight = (of_kernels @ moves.transpose(1, 2)).sum(0).view(ctx.weight)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        weight, strips, lower_won, right_won = ctx.saved_tensors
+        out_channels, in_channels, kernel_size, _ = weight.shape
+        count, _, height, width = gradient.shape
+        m = kernel_size // 2 + 1
+        step = width * count
+        total = height * step
+        # What passes to the four places are sums and differences of these: of the gradient of all
+        # windows, those where the lower output won, the right one, and the lower right one.
+        shares = gradient.new_empty(4, out_channels, total)
+        whole, of_lower, *_ = shares
+        whole.view(out_channels, height, width, count).copy_(gradient.permute(1, 2, 3, 0))
+        torch.mul(whole, lower_won, out=of_lower)
+        torch.mul(shares[:2], right_won, out=shares[2:])
+        of_offset = (
+            whole.sum(1)
+            if len(ctx.offset) == 1
+            else _of_offset(shares.view(4, -1, count).sum(2), ctx.offset, height, width)
+        )
+        shares = shares.view(-1, total)
+        moves = _moves(kernel_size, weight.dtype)[1]
+        by_strip = strips.unfold(1, total, step).permute(1, 2, 0)
+        of_kernels = torch.bmm(shares.expand(m, -1, -1), by_strip)
+        of_weight = _of_weight(of_kernels, moves, weight.shape)
+        if not ctx.needs_input_grad[0]:
+            return None, of_weight, of_offset
 
-        of_patches = (kernels.t() @ outputs).view(m, m, 2, 2, count, height, width)
-        of_columns = gradient.new_zeros(m, 2, 2, count, tall, width)
-        for row, part in enumerate(of_patches):
-            of_columns[..., row : row + height, :].add_(part)
-        of_pairs = gradient.new_zeros(2, 2, count, tall, wide)
-        for column, part in enumerate(of_columns):
-            of_pairs[..., column : column + width].add_(part)
-        of_images = of_pairs.permute(2, 3, 0, 4, 1).reshape(count, 1, 2 * tall, 2 * wide)
-        if any(ctx.fit):
-            of_images = F.pad(of_images, [-added for added in ctx.fit])
-        return of_images, of_weight, gradient.sum(1)
+        of_strips = strips.new_zeros(strips.shape)
+        kernels = _kernels(weight, moves).mT
+        for kernel, of_its in zip(kernels, _ranges(of_strips, total, step), strict=True):
+            of_its.addmm_(kernel, shares)
+        of_images = of_strips.new_zeros(in_channels, *ctx.images[2:], count)
+        pairs, wide = height + m - 1, width + m - 1
+        seen = of_images[:, : 2 * pairs, : 2 * wide]
+        seen = seen.unflatten(1, (pairs, 2)).unflatten(3, (wide, 2))
+        parts = of_strips.view(in_channels, 2, m, 2, pairs, width, count)
+        for column, part in enumerate(parts.permute(2, 0, 4, 1, 5, 3, 6)):
+            seen[:, :, :, column : column + width].add_(part)
+        return of_images.permute(3, 0, 1, 2), of_weight, of_offset
+
+
+# What the windows' gradients pass to the upper left, upper right, lower left and lower right
+# output, as a sum of all of them, those where the lower, the right, and the lower right one won.
+_SHARES = torch.tensor([[1.0, -1, -1, 1], [0, 0, 1, -1], [0, 1, 0, -1], [0, 0, 0, 1]])
 
 
 @lru_cache(maxsize=8)
-def _moves(kernel_size: int, dtype: torch.dtype) -> Tensor:
-    """Matrices `(4, k², 4 m²)` of zeros and ones: a kernel times them is the kernel in each place.
+def _moves(kernel_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What takes kernels `(…, k²)` to their four places in a window, `(…, 4 · m · 4m)`.
 
-    A column is a pixel of the patch: pair of rows, pair of columns, row and column in the pair.
+    And the sums of these that the gradient's `_SHARES` belong to.
     """
-    m = kernel_size // 2 + 1
-    spare = 2 * m - kernel_size
     taps = torch.eye(kernel_size**2, dtype=dtype).view(-1, kernel_size, kernel_size)
     places = [(down, right) for down in (0, 1) for right in (0, 1)]
     moved = torch.stack(
-        [F.pad(taps, (right, spare - right, down, spare - down)) for down, right in places]
-    )
-    return moved.view(4, -1, m, 2, m, 2).transpose(3, 4).flatten(2)
+        [F.pad(taps, (right, 1 - right, down, 1 - down)) for down, right in places], dim=1
+    ).flatten(2)
+    return moved.flatten(1), (_SHARES.to(dtype).t() @ moved).flatten(1)
 
 
-def _match(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """The larger numbers, written over `one`, and where `other` won: 1, elsewhere and on ties 0."""
-    other_won = torch.gt(other, one, out=torch.empty_like(one))
-    return torch.maximum(one, other, out=one), other_won
+def _kernels(weight: Tensor, moves: Tensor) -> Tensor:
+    """`(m, 4 C, I · 4m)`: for each pair of a window's rows, the kernels in all places."""
+    out_channels, in_channels, kernel_size, _ = weight.shape
+    m = kernel_size // 2 + 1
+    moved = weight.reshape(-1, kernel_size**2) @ moves
+    moved = moved.view(out_channels, in_channels, 4, m, 4 * m).permute(3, 2, 0, 1, 4)
+    return moved.reshape(m, 4 * out_channels, -1)
+
+
+def _of_weight(of_kernels: Tensor, moves: Tensor, shape: torch.Size) -> Tensor:
+    out_channels, in_channels, kernel_size, _ = shape
+    m = kernel_size // 2 + 1
+    moved = of_kernels.view(m, 4, out_channels, in_channels, 4 * m).permute(2, 3, 1, 0, 4)
+    return (moved.reshape(out_channels * in_channels, -1) @ moves.t()).view(shape)
+
+
+def _ranges(strips: Tensor, size: int, step: int) -> Sequence[Tensor]:
+    return strips.unfold(1, size, step).unbind(1)
+
+
+def _by_place(offset: Tensor, height: int, width: int) -> Tensor:
+    """`(C, H', W')` to `(4 C, h · w)`: for each place in a window, where windows drop no place."""
+    whole = offset[:, : 2 * height, : 2 * width]
+    whole = whole.unflatten(1, (height, 2)).unflatten(3, (width, 2))
+    return whole.permute(2, 4, 0, 1, 3).reshape(-1, height * width)
+
+
+def _of_offset(of_shares: Tensor, shape: torch.Size, height: int, width: int) -> Tensor:
+    of_places = (_SHARES.to(of_shares) @ of_shares).view(2, 2, -1, height, width)
+    of_offset = of_places.new_zeros(shape)
+    whole = of_offset[:, : 2 * height, : 2 * width]
+    whole = whole.unflatten(1, (height, 2)).unflatten(3, (width, 2))
+    whole.copy_(of_places.permute(2, 3, 0, 4, 1))
+    return of_offset

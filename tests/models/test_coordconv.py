@@ -57,9 +57,10 @@ def test_of_a_part_of_an_image_the_coordinates_are_those_of_the_whole():
     torch.testing.assert_close(layer(images[..., :9, :10]), layer(images)[..., :5, :6])
 
 
+@pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("radius_center", [0.0, 0.5])
-def test_coordconv_is_a_convolution_of_image_and_coordinates(radius_center):
-    layer = CoordConv2d(2, 3, 5, radius_center).double()
+def test_coordconv_is_a_convolution_of_image_and_coordinates(radius_center, pool):
+    layer = CoordConv2d(2, 3, 5, radius_center, pool=pool).double()
     images = torch.randn(4, 2, 9, 11, dtype=torch.float64)
     row = torch.linspace(-1, 1, 9, dtype=torch.float64).view(1, 1, 9, 1).expand(4, 1, 9, 11)
     column = torch.linspace(-1, 1, 11, dtype=torch.float64).view(1, 1, 1, 11).expand(4, 1, 9, 11)
@@ -67,5 +68,7 @@ def test_coordconv_is_a_convolution_of_image_and_coordinates(radius_center):
     expected = torch.nn.functional.conv2d(
         torch.cat([images, row, column, radius], 1), layer.conv.weight, layer.conv.bias
     )
+    if pool:
+        expected = torch.nn.functional.max_pool2d(expected, 2)
     torch.testing.assert_close(layer(images), expected)
     assert torch.autograd.gradcheck(layer, images.requires_grad_())

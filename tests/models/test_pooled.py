@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.models.pooled import MaxPool2x2, PooledConv2d
+from pipeline.models.pooled import MaxPool2x2, PooledConv2d, pooled_convolution
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -18,42 +18,66 @@ def test_pooling_gives_the_same_with_and_without_gradients(memory_format):
     assert pooled.is_contiguous(memory_format=memory_format)  # else the next layer is slower
 
 
+@pytest.mark.parametrize("each_place", [False, True])
 @pytest.mark.parametrize(
-    ("channels", "height", "width", "kernel_size"),
+    ("in_channels", "out_channels", "height", "width", "kernel_size"),
     [
-        (1, 28, 28, 5),
-        (1, 28, 28, 7),
-        (1, 27, 30, 5),
-        (1, 29, 28, 7),
-        (1, 20, 21, 4),
-        (1, 12, 12, 9),
-        (1, 60, 60, 9),
-        (2, 27, 30, 5),
+        (1, 8, 28, 28, 5),
+        (1, 3, 26, 26, 7),
+        (3, 2, 27, 30, 5),
+        (2, 20, 29, 28, 7),
+        (2, 3, 12, 13, 9),
+        (2, 2, 6, 7, 1),
+        (1, 3, 20, 21, 4),  # the usual way, as the next
+        (16, 16, 11, 12, 5),
     ],
 )
 def test_it_is_the_convolution_and_the_pooling_with_all_their_gradients(
-    channels, height, width, kernel_size
+    in_channels, out_channels, height, width, kernel_size, each_place
 ):
-    layer = PooledConv2d(channels, 3, kernel_size).double()
-    # more than fit into one part of the largest
-    images = torch.randn(18, channels, height, width, dtype=torch.float64, requires_grad=True)
-    pooled = layer(images)
-    plain = F.max_pool2d(F.conv2d(images, layer.weight, layer.bias), 2)
+    def randn(*shape):
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    images = randn(6, in_channels, height, width)
+    weight = randn(out_channels, in_channels, kernel_size, kernel_size)
+    if each_place:
+        offset = randn(out_channels, height - kernel_size + 1, width - kernel_size + 1)
+        plain = F.max_pool2d(F.conv2d(images, weight) + offset, 2)
+    else:
+        offset = randn(out_channels)
+        plain = F.max_pool2d(F.conv2d(images, weight, offset), 2)
+    pooled = pooled_convolution(images, weight, offset)
     torch.testing.assert_close(pooled, plain)
-    gradient = torch.randn_like(plain).to(memory_format=torch.channels_last)
-    inputs = [images, layer.weight, layer.bias]
-    torch.testing.assert_close(
-        torch.autograd.grad(pooled, inputs, gradient), torch.autograd.grad(plain, inputs, gradient)
-    )
-    torch.testing.assert_close(layer(images.detach()), plain)
-    if channels == 1:  # the way of images that need a gradient; the next layer is faster so
-        assert pooled.is_contiguous(memory_format=torch.channels_last)
+    gradient = torch.randn_like(plain)
+    inputs = [images, weight, offset]
+    expected = torch.autograd.grad(plain, inputs, gradient)
+    torch.testing.assert_close(torch.autograd.grad(pooled, inputs, gradient), expected)
+    without = pooled_convolution(images.detach(), weight, offset)
+    torch.testing.assert_close(without, plain)
+    torch.testing.assert_close(torch.autograd.grad(without, inputs[1:], gradient), expected[1:])
+    with torch.no_grad():
+        torch.testing.assert_close(pooled_convolution(images, weight, offset), plain)
 
 
-def test_its_gradients_are_those_of_finite_differences():
-    layer = PooledConv2d(1, 2, 3).double()
-    images = torch.randn(2, 1, 8, 9, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(layer, images)
+@pytest.mark.parametrize("offset", [(2,), (2, 6, 7)])
+def test_its_gradients_are_those_of_finite_differences(offset):
+    inputs = [
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+        for shape in [(2, 3, 8, 9), (2, 3, 3, 3), offset]
+    ]
+    assert torch.autograd.gradcheck(pooled_convolution, inputs)
+
+
+def test_layers_one_after_another_pass_the_images_on_as_they_lie():
+    def through(images, dtype):
+        first, second = (layer.to(dtype) for layer in layers)
+        return second(first(images.to(dtype)).relu_()).flatten(1)
+
+    layers = [PooledConv2d(1, 3, 5), PooledConv2d(3, 2, 5)]
+    images = torch.randn(7, 1, 28, 28, requires_grad=True)
+    flat = through(images, torch.float32)
+    assert flat.stride() == (1, 7)  # no copy: the linear layer after it takes it as it is
+    torch.testing.assert_close(flat, through(images, torch.float64).float())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
