@@ -1,9 +1,9 @@
 """2×2 max-pooling, and a convolution followed by it.
 
-oneDNN, which does torch's convolutions on a CPU, computes 16 channels at a time, of what a
-convolution writes and, for the gradient, of what it reads. The small networks here have 1 to 20.
-`_PooledProduct` computes convolution and pooling by matrix products instead, and takes a fifth off
-a training step.
+oneDNN, which does torch's convolutions on a CPU, computes 16 channels at a time: of what is
+written and, for the gradient, of what was read. The small networks here have 1 to 20 channels.
+Where they do not fill oneDNN's vectors, `_PooledProduct` computes convolution and pooling as matrix
+products along the batch, which takes a sixth off a training step.
 """
 
 from collections.abc import Sequence
@@ -80,18 +80,24 @@ def pooled_convolution(images: Tensor, weight: Tensor, offset: Tensor) -> Tensor
 class _PooledProduct(torch.autograd.Function):
     """`pooled_convolution` by matrix products, on a CPU, for an odd kernel size k.
 
-    Everything lies with the images of a batch next to each other, `(C, H, W, N)` in memory, so that
-    copies and comparisons run along whole batches. What comes out does as well.
+    Of N images with I channels, h × w windows of four outputs each are pooled, in C channels. In
+    memory the images of a batch lie next to each other, `(I, H, W, N)`, so that all copies and
+    comparisons run along whole batches; the result lies so too.
 
-    A pooling window sees k + 1 = 2m rows and columns of an image: m strips one below the other, of
-    two rows each. The strips are the columns of one matrix, pair of rows by pair of rows. Windows
-    are two rows apart, so the r-th strips of all windows are a range of its columns, moved by r
-    pairs, and the convolution is a sum of m products with such ranges. The kernel comes in four
-    places, since a window has four outputs: upper left, upper right, lower left and lower right.
+    A window sees 2m = k + 1 rows and columns of an image. Taken as m pairs of rows, these are m
+    strips of 2 rows and 2m columns, one below the other. `strips`, `(I · 4m, (h + m - 1) · w · N)`,
+    has a column for each strip, pair of rows by pair of rows. As windows are two rows apart, the
+    r-th strips of all windows are a range of its columns, r · w · N further on. So a convolution is
+    a sum of m products.
 
-    The largest output is found as in a tournament, left against right and upper against lower. Who
-    won is kept as 0 or 1 in the numbers' own type: torch multiplies by a boolean mask six times
-    slower.
+    A window's outputs are those of the kernel in four places: upper left, upper right, lower left
+    and lower right. The largest is found as in a tournament, left against right and upper against
+    lower. Who won is kept as 0 or 1 in the numbers' own type, as torch multiplies by a boolean mask
+    six times slower.
+
+    Backwards, an output gets its window's gradient g where it won. With l and r, 1 where the lower
+    and where the right one won, that is lr g, (1 - l) r g and so on: sums of the shares g, lg, rg
+    and lrg. The sums are taken of the kernels instead, which have fewer numbers; see `_SUMS`.
     """
 
     @staticmethod
@@ -100,38 +106,37 @@ class _PooledProduct(torch.autograd.Function):
         count, _, rows, columns = images.shape
         height, width = (rows - kernel_size + 1) // 2, (columns - kernel_size + 1) // 2
         m = kernel_size // 2 + 1
-        pairs = height + m - 1  # of rows that are seen
-        step = width * count
-        total = height * step
+        pairs, step, total = height + m - 1, width * count, height * width * count
+
         seen = images.permute(1, 2, 3, 0).contiguous().unfold(1, 2, 2).unfold(2, 2 * m, 2)
+        seen = seen.permute(0, 4, 5, 1, 2, 3)  # (I, 2, 2m, pairs, w, N)
         # Rows that lie a large power of two apart share their places in the cache: hence the 16.
         strips = images.new_empty(in_channels * 4 * m, pairs * step + 16)[:, : pairs * step]
-        strips.view(in_channels, 2, 2 * m, pairs, width, count).copy_(
-            seen.permute(0, 4, 5, 1, 2, 3)
-        )
+        strips.view(seen.shape).copy_(seen)
 
         kernels = _kernels(weight, _moves(kernel_size, weight.dtype)[0])
-        (first, strips_of_first), *others = zip(kernels, _ranges(strips, total, step), strict=True)
-        outputs = first @ strips_of_first
-        for kernel, strips_of_it in others:
-            outputs.addmm_(kernel, strips_of_it)
+        (kernel, of_windows), *others = zip(kernels, _ranges(strips, total, step), strict=True)
+        outputs = kernel @ of_windows
+        for kernel, of_windows in others:
+            outputs.addmm_(kernel, of_windows)
         if offset.dim() > 1:
-            by_place = _by_place(offset, height, width)
-            outputs.view(*by_place.shape, count).add_(by_place.unsqueeze(2))
+            by_place = _by_place(offset, height, width).reshape(len(outputs), -1, 1)
+            outputs.view(len(outputs), -1, count).add_(by_place)
 
         left, right = outputs.view(2, 2, out_channels, total).unbind(1)
         upper_right_won, lower_right_won = torch.gt(right, left, out=left.new_empty(left.shape))
         upper, lower = torch.maximum(left, right, out=left)
         lower_won = torch.gt(lower, upper, out=torch.empty_like(upper))
         right_won = torch.lerp(upper_right_won, lower_right_won, lower_won)
-        best = torch.maximum(upper, lower, out=upper).view(out_channels, height, width, count)
-        ctx.save_for_backward(weight, strips, lower_won, right_won)
-        ctx.images, ctx.offset = images.shape, offset.shape
         pooled = images.new_empty_strided(
             (count, out_channels, height, width), (1, total, step, count)
         )
-        bias = offset.view(-1, 1, 1) if offset.dim() == 1 else 0
-        return torch.add(best.permute(3, 0, 1, 2), bias, out=pooled)
+        best = torch.maximum(upper, lower, out=pooled.permute(1, 2, 3, 0).flatten(1))
+        if offset.dim() == 1:
+            best.add_(offset.unsqueeze(1))
+        ctx.save_for_backward(weight, strips, lower_won, right_won)
+        ctx.images, ctx.offset = images.shape, offset.shape
+        return pooled
 
     @staticmethod
     @once_differentiable
@@ -140,63 +145,65 @@ class _PooledProduct(torch.autograd.Function):
         out_channels, in_channels, kernel_size, _ = weight.shape
         count, _, height, width = gradient.shape
         m = kernel_size // 2 + 1
-        step = width * count
-        total = height * step
-        # What passes to the four places are sums and differences of these: of the gradient of all
-        # windows, those where the lower output won, the right one, and the lower right one.
+        pairs, step, total = height + m - 1, width * count, height * width * count
+
         shares = gradient.new_empty(4, out_channels, total)
         whole, of_lower, *_ = shares
         whole.view(out_channels, height, width, count).copy_(gradient.permute(1, 2, 3, 0))
         torch.mul(whole, lower_won, out=of_lower)
         torch.mul(shares[:2], right_won, out=shares[2:])
-        of_offset = (
-            whole.sum(1)
-            if len(ctx.offset) == 1
-            else _of_offset(shares.view(4, -1, count).sum(2), ctx.offset, height, width)
-        )
+        if len(ctx.offset) == 1:
+            of_offset = whole.sum(1)
+        else:
+            of_places = _SUMS.to(weight) @ shares.view(4, -1, count).sum(2)
+            of_offset = gradient.new_zeros(ctx.offset)
+            by_place = _by_place(of_offset, height, width)
+            by_place.copy_(of_places.view(by_place.shape))
+
         shares = shares.view(-1, total)
         moves = _moves(kernel_size, weight.dtype)[1]
-        by_strip = strips.unfold(1, total, step).permute(1, 2, 0)
-        of_kernels = torch.bmm(shares.expand(m, -1, -1), by_strip)
-        of_weight = _of_weight(of_kernels, moves, weight.shape)
+        of_windows = strips.unfold(1, total, step).permute(1, 2, 0)
+        of_kernels = torch.bmm(shares.expand(m, -1, -1), of_windows)
+        of_kernels = of_kernels.view(m, 4, out_channels, in_channels, 4 * m).permute(2, 3, 1, 0, 4)
+        of_weight = (of_kernels.reshape(-1, 16 * m * m) @ moves.t()).view(weight.shape)
         if not ctx.needs_input_grad[0]:
             return None, of_weight, of_offset
 
         of_strips = strips.new_zeros(strips.shape)
         kernels = _kernels(weight, moves).mT
-        for kernel, of_its in zip(kernels, _ranges(of_strips, total, step), strict=True):
-            of_its.addmm_(kernel, shares)
-        of_images = of_strips.new_zeros(in_channels, *ctx.images[2:], count)
-        pairs, wide = height + m - 1, width + m - 1
-        seen = of_images[:, : 2 * pairs, : 2 * wide]
-        seen = seen.unflatten(1, (pairs, 2)).unflatten(3, (wide, 2))
-        parts = of_strips.view(in_channels, 2, m, 2, pairs, width, count)
-        for column, part in enumerate(parts.permute(2, 0, 4, 1, 5, 3, 6)):
+        for kernel, of_windows in zip(kernels, _ranges(of_strips, total, step), strict=True):
+            of_windows.addmm_(kernel, shares)
+        of_strips = of_strips.view(in_channels, 2, m, 2, pairs, width, count)
+        of_images = gradient.new_zeros(in_channels, *ctx.images[2:], count)
+        wide = width + m - 1
+        seen = of_images[:, : 2 * pairs, : 2 * wide].unflatten(1, (pairs, 2))
+        seen = seen.unflatten(3, (wide, 2))
+        for column, part in enumerate(of_strips.permute(2, 0, 4, 1, 5, 3, 6)):
             seen[:, :, :, column : column + width].add_(part)
         return of_images.permute(3, 0, 1, 2), of_weight, of_offset
 
 
-# What the windows' gradients pass to the upper left, upper right, lower left and lower right
-# output, as a sum of all of them, those where the lower, the right, and the lower right one won.
-_SHARES = torch.tensor([[1.0, -1, -1, 1], [0, 0, 1, -1], [0, 1, 0, -1], [0, 0, 0, 1]])
+# The gradients of the upper left, upper right, lower left and lower right outputs are these sums of
+# the shares g, lg, rg and lrg.
+_SUMS = torch.tensor([[1.0, -1, -1, 1], [0, 0, 1, -1], [0, 1, 0, -1], [0, 0, 0, 1]])
 
 
 @lru_cache(maxsize=8)
 def _moves(kernel_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """What takes kernels `(…, k²)` to their four places in a window, `(…, 4 · m · 4m)`.
+    """`(k², 4 · 2m · 2m)`, which moves kernels `(…, k²)` to their four places in a window.
 
-    And the sums of these that the gradient's `_SHARES` belong to.
+    And the same with the sums of these four that the shares of the gradient belong to.
     """
     taps = torch.eye(kernel_size**2, dtype=dtype).view(-1, kernel_size, kernel_size)
     places = [(down, right) for down in (0, 1) for right in (0, 1)]
     moved = torch.stack(
         [F.pad(taps, (right, 1 - right, down, 1 - down)) for down, right in places], dim=1
     ).flatten(2)
-    return moved.flatten(1), (_SHARES.to(dtype).t() @ moved).flatten(1)
+    return moved.flatten(1), (_SUMS.to(dtype).t() @ moved).flatten(1)
 
 
 def _kernels(weight: Tensor, moves: Tensor) -> Tensor:
-    """`(m, 4 C, I · 4m)`: for each pair of a window's rows, the kernels in all places."""
+    """`(m, 4 C, I · 4m)`: for each pair of a window's rows, the kernels in their places."""
     out_channels, in_channels, kernel_size, _ = weight.shape
     m = kernel_size // 2 + 1
     moved = weight.reshape(-1, kernel_size**2) @ moves
@@ -204,28 +211,12 @@ def _kernels(weight: Tensor, moves: Tensor) -> Tensor:
     return moved.reshape(m, 4 * out_channels, -1)
 
 
-def _of_weight(of_kernels: Tensor, moves: Tensor, shape: torch.Size) -> Tensor:
-    out_channels, in_channels, kernel_size, _ = shape
-    m = kernel_size // 2 + 1
-    moved = of_kernels.view(m, 4, out_channels, in_channels, 4 * m).permute(2, 3, 1, 0, 4)
-    return (moved.reshape(out_channels * in_channels, -1) @ moves.t()).view(shape)
-
-
-def _ranges(strips: Tensor, size: int, step: int) -> Sequence[Tensor]:
-    return strips.unfold(1, size, step).unbind(1)
+def _ranges(strips: Tensor, total: int, step: int) -> Sequence[Tensor]:
+    """The first strips of all windows, the second, and so on: `(I · 4m, h · w · N)` each."""
+    return strips.unfold(1, total, step).unbind(1)
 
 
 def _by_place(offset: Tensor, height: int, width: int) -> Tensor:
-    """`(C, H', W')` to `(4 C, h · w)`: for each place in a window, where windows drop no place."""
-    whole = offset[:, : 2 * height, : 2 * width]
-    whole = whole.unflatten(1, (height, 2)).unflatten(3, (width, 2))
-    return whole.permute(2, 4, 0, 1, 3).reshape(-1, height * width)
-
-
-def _of_offset(of_shares: Tensor, shape: torch.Size, height: int, width: int) -> Tensor:
-    of_places = (_SHARES.to(of_shares) @ of_shares).view(2, 2, -1, height, width)
-    of_offset = of_places.new_zeros(shape)
-    whole = of_offset[:, : 2 * height, : 2 * width]
-    whole = whole.unflatten(1, (height, 2)).unflatten(3, (width, 2))
-    whole.copy_(of_places.permute(2, 3, 0, 4, 1))
-    return of_offset
+    """A view of `(C, H', W')` by place in a window, `(2, 2, C, h, w)`; windows drop the rest."""
+    pairs = offset[:, : 2 * height, : 2 * width].unflatten(1, (height, 2)).unflatten(3, (width, 2))
+    return pairs.permute(2, 4, 0, 1, 3)
