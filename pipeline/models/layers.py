@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.models.coordconv import CoordConv2d
-from pipeline.models.pooled import MaxPool2x2, PooledConv2d
+from pipeline.models.pooled import PooledConv2d
 
 
 def convolution(
@@ -36,7 +36,7 @@ def convolution(
     if pool and bias:
         return [PooledConv2d(in_channels, out_channels, kernel_size)]
     layer = nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias)
-    return [layer, MaxPool2x2()] if pool else [layer]
+    return [layer, nn.MaxPool2d(2)] if pool else [layer]
 
 
 def halve() -> nn.Module:

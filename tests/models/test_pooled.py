@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.models.pooled import MaxPool2x2, PooledConv2d, pooled_convolution
+from pipeline.models.pooled import PooledConv2d, max_pool, pooled_convolution
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -11,9 +11,9 @@ def test_pooling_gives_the_same_with_and_without_gradients(memory_format):
     for place in range(4):
         images[0, place, place // 2, place % 2] = float("nan")
     expected = F.max_pool2d(images, 2)
-    torch.testing.assert_close(MaxPool2x2()(images), expected, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(max_pool(images), expected, rtol=0, atol=0, equal_nan=True)
     with torch.inference_mode():
-        pooled = MaxPool2x2()(images)
+        pooled = max_pool(images)
     torch.testing.assert_close(pooled, expected, rtol=0, atol=0, equal_nan=True)
     assert pooled.is_contiguous(memory_format=memory_format)  # else the next layer is slower
 
@@ -24,6 +24,7 @@ def test_pooling_gives_the_same_with_and_without_gradients(memory_format):
     [
         (1, 8, 28, 28, 5),
         (1, 3, 26, 26, 7),
+        (1, 2, 100, 100, 5),  # in two parts
         (3, 2, 27, 30, 5),
         (2, 20, 29, 28, 7),
         (2, 3, 12, 13, 9),
@@ -38,7 +39,7 @@ def test_it_is_the_convolution_and_the_pooling_with_all_their_gradients(
     def randn(*shape):
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
-    images = randn(6, in_channels, height, width)
+    images = randn(11, in_channels, height, width)
     weight = randn(out_channels, in_channels, kernel_size, kernel_size)
     if each_place:
         offset = randn(out_channels, height - kernel_size + 1, width - kernel_size + 1)
@@ -91,14 +92,33 @@ def test_what_follows_may_work_in_place(channels):
     )
 
 
-def test_a_tie_goes_to_the_first_output_of_the_window():
-    layer = PooledConv2d(1, 1, 1).double()
-    images = torch.zeros(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
-    layer(images).sum().backward()
-    weight = layer.weight.item()
-    expected = torch.zeros(4, 4, dtype=torch.float64)
-    expected[::2, ::2] = weight
-    torch.testing.assert_close(images.grad[0, 0], expected)
+@pytest.mark.parametrize("kernel_size", [1, 5])
+def test_a_tie_goes_to_the_first_output_of_the_window(kernel_size):
+    layer = PooledConv2d(1, 1, kernel_size).double()
+    images = torch.zeros(2, 1, 9, 9, dtype=torch.float64, requires_grad=True)
+    plain = F.max_pool2d(F.conv2d(images, layer.weight, layer.bias), 2)
+    gradient = torch.randn_like(plain)
+    torch.testing.assert_close(
+        torch.autograd.grad(layer(images), images, gradient),
+        torch.autograd.grad(plain, images, gradient),
+    )
+
+
+@pytest.mark.parametrize("kernel_size", [3, 4])
+def test_an_image_without_a_window_is_refused_as_torch_does(kernel_size):
+    layer = PooledConv2d(1, 2, kernel_size)
+    with pytest.raises(RuntimeError, match="too small"):
+        layer(torch.zeros(1, 1, 9, kernel_size, requires_grad=True))
+
+
+def test_a_layer_that_was_exported_can_still_be_trained():
+    layer = PooledConv2d(1, 2, 9)  # a kernel size that no other test uses
+    images = torch.randn(3, 1, 20, 20)
+    exported = torch.export.export(layer, (images,)).module()
+    pooled = layer(images)
+    torch.testing.assert_close(exported(images), pooled)
+    pooled.sum().backward()
+    assert layer.weight.grad is not None
 
 
 def test_its_state_is_that_of_a_convolution():
