@@ -3,7 +3,7 @@
 oneDNN, which does torch's convolutions on a CPU, computes 16 channels at a time: of what is
 written and, for the gradient, of what was read. Many convolutions here have fewer. Where they do
 not fill oneDNN's vectors, `_PooledProduct` computes convolution and pooling as matrix products
-along the batch: a training step of the tutorial's network takes 0.6 times as long as without it.
+along the batch: a training step of the tutorial's network takes two thirds of the time.
 """
 
 from functools import lru_cache
@@ -89,7 +89,7 @@ class _PooledProduct(torch.autograd.Function):
 
     Of N images with I channels, h × w windows of four outputs each are pooled, in C channels. In
     memory the images of a batch lie next to each other, `(I, H, W, N)`, so that all copies and
-    comparisons run along whole batches. The result lies so too.
+    comparisons run along whole batches. A result of less than 16 channels lies so too.
 
     A window sees 2m = k + 1 rows and columns of an image, six for k = 5. Taken as m pairs of rows,
     these are m strips of 2 rows and 2m columns, one below the other. `strips`, of the shape
@@ -137,12 +137,16 @@ class _PooledProduct(torch.autograd.Function):
         upper, lower = torch.maximum(left, right, out=left)
         lower_won = torch.gt(lower, upper, out=torch.empty_like(upper))
         right_won = torch.lerp(right_won_above, right_won_below, lower_won)
-        pooled = images.new_empty_strided(
-            (count, out_channels, height, width), (1, windows, step, count)
+        best = torch.maximum(upper, lower, out=upper).view(out_channels, height, width, count)
+        # as a product reads it next, or, with so many channels, as oneDNN does: channels_last
+        strides = (
+            (1, windows, step, count)
+            if out_channels < CHANNELS_AT_ONCE
+            else (height * width * out_channels, 1, width * out_channels, out_channels)
         )
-        best = torch.maximum(upper, lower, out=pooled.permute(1, 2, 3, 0).flatten(1))
-        if offset.dim() == 1:
-            best.add_(offset.unsqueeze(1))
+        pooled = images.new_empty_strided((count, out_channels, height, width), strides)
+        bias = offset.view(-1, 1, 1) if offset.dim() == 1 else 0
+        torch.add(best.permute(3, 0, 1, 2), bias, out=pooled)
         ctx.save_for_backward(weight, strips, lower_won, right_won)
         ctx.images_shape, ctx.offset_shape = images.shape, offset.shape
         return pooled
