@@ -1,4 +1,7 @@
 import copy
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -228,3 +231,31 @@ def test_a_checkpoint_of_the_last_epoch_needs_no_further_training(some_digits, t
     again = train(model, *some_digits, params, on_checkpoint=kept.append, checkpoint=kept[0])
     assert len(kept) == 1
     assert again.accuracy == best.accuracy
+
+
+FAULTS_OF_A_STEP = """
+import resource, torch
+from pipeline.data.mnist import Digits, load_mnist
+from pipeline.models.stn import build_model
+from pipeline.params import RunParams
+from pipeline.train import train_epoch
+
+torch.set_num_threads(1)
+digits = Digits(*(part[: 64 * 5] for part in load_mnist("data")[0]))
+larger = Digits(torch.nn.functional.interpolate(digits.images, size=(112, 112)), digits.labels)
+model = build_model("conv2d", "border", 0.0, 112, network="paper")
+model.to(memory_format=torch.channels_last)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    train_epoch(model, larger, optimizer, RunParams())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+def test_a_step_uses_the_memory_that_the_one_before_freed():
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS_OF_A_STEP], check=True, capture_output=True, text=True
+    )
+    assert float(done.stdout) < 2000  # pages of 4 KiB; without it, some 10,000
