@@ -129,7 +129,7 @@ class _PooledProduct(torch.autograd.Function):
         for kernel, seen in others:
             outputs.addmm_(kernel, seen)
         if offset.dim() > 1:
-            by_place = _by_place(offset, height, width).reshape(len(outputs), -1, 1)
+            by_place = _by_place(offset).reshape(len(outputs), -1, 1)
             outputs.view(len(outputs), -1, count).add_(by_place)
 
         left, right = outputs.view(2, 2, out_channels, windows).unbind(1)
@@ -170,7 +170,7 @@ class _PooledProduct(torch.autograd.Function):
         else:
             of_places = _SUMS.to(weight) @ shares.view(4, -1, count).sum(2)
             of_offset = gradient.new_zeros(ctx.offset_shape)
-            by_place = _by_place(of_offset, height, width)
+            by_place = _by_place(of_offset)
             by_place.copy_(of_places.view(by_place.shape))
 
         shares = shares.view(-1, windows)
@@ -188,11 +188,9 @@ class _PooledProduct(torch.autograd.Function):
             of_seen.addmm_(kernel, shares)
         of_strips = of_strips.view(in_channels, 2, m, 2, pairs, width, count)
         of_images = gradient.new_zeros(in_channels, *ctx.images_shape[2:], count)
-        wide = width + m - 1
-        seen = of_images[:, : 2 * pairs, : 2 * wide].unflatten(1, (pairs, 2))
-        seen = seen.unflatten(3, (wide, 2))
-        for column, part in enumerate(of_strips.permute(2, 0, 4, 1, 5, 3, 6)):
-            seen[:, :, :, column : column + width].add_(part)
+        seen = of_images.unfold(1, 2, 2).unfold(2, 2, 2)
+        for column, part in enumerate(of_strips.permute(2, 0, 4, 5, 6, 1, 3)):
+            seen[:, :, column : column + width].add_(part)
         return of_images.permute(3, 0, 1, 2), of_weight, of_offset
 
 
@@ -225,7 +223,6 @@ def _kernels(weight: Tensor, moves: Tensor) -> Tensor:
     return moved.reshape(m, 4 * out_channels, -1)
 
 
-def _by_place(offset: Tensor, height: int, width: int) -> Tensor:
+def _by_place(offset: Tensor) -> Tensor:
     """A view of `(C, H', W')` by place in a window, `(2, 2, C, h, w)`; windows drop the rest."""
-    seen = offset[:, : 2 * height, : 2 * width].unflatten(1, (height, 2)).unflatten(3, (width, 2))
-    return seen.permute(2, 4, 0, 1, 3)
+    return offset.unfold(1, 2, 2).unfold(2, 2, 2).permute(3, 4, 0, 1, 2)
