@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.pooled import pooled_convolution
+from pipeline.models.pooled import max_pool, of_constant, pooled_convolution
 
 
 def coordinate_channels(
@@ -112,15 +112,14 @@ class CoordConv2d(nn.Module):
         self.patches: tuple[Tensor, Tensor] | None = None  # and what they are of
 
     def forward(self, images: Tensor) -> Tensor:
-        of_images, of_coordinates = self.conv.weight.split([self.in_channels, 3], dim=1)
-        kernels = of_coordinates.flatten(1).t()
-        patches, bias = self._patches_for(images), self.conv.bias
-        shift = patches @ kernels if bias is None else torch.addmm(bias, patches, kernels)
-        height, width = (side - self.kernel_size + 1 for side in images.shape[2:])
-        shift = shift.t().view(-1, height, width)
-        if self.pool:
-            return pooled_convolution(images, of_images, shift)
-        return F.conv2d(images, of_images).add_(shift)
+        weight, bias = self.conv.weight, self.conv.bias
+        patches = self._patches_for(images)
+        if self.pool and bias is not None:
+            return pooled_convolution(images, weight, bias, patches)
+        of_images, of_coordinates = weight.split([self.in_channels, 3], dim=1)
+        convolved = F.conv2d(images, of_images, bias)
+        convolved = convolved.add_(of_constant(of_coordinates, patches, convolved))
+        return max_pool(convolved) if self.pool else convolved
 
     def _patches_for(self, images: Tensor) -> Tensor:
         """`(H' · W', 3 k²)`: what each place of the output sees of the coordinates."""

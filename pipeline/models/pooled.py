@@ -50,21 +50,27 @@ class PooledConv2d(nn.Module):
         return pooled_convolution(images, self.weight, self.bias)
 
 
-def pooled_convolution(images: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
-    """`F.max_pool2d(F.conv2d(images, weight) + offset, 2)`.
+def pooled_convolution(
+    images: Tensor, weight: Tensor, bias: Tensor, constant: Tensor | None = None
+) -> Tensor:
+    """`F.max_pool2d(F.conv2d(images, weight, bias), 2)`, some of whose channels may be constant.
 
     Of outputs that are equal the first counts, as there. But outputs that differ by rounding only,
     as on a constant background, may round apart in another way, and pass their gradient to another.
 
     Args:
         images: `(N, I, H, W)`.
-        weight: `(C, I, k, k)`.
-        offset: a bias `(C,)`, or what to add at each place, `(C, H - k + 1, W - k + 1)`.
+        weight: `(C, I, k, k)`, or `(C, I + J, k, k)` with J more channels that are the same in all
+            images.
+        bias: `(C,)`.
+        constant: what each place of the output sees of these, `(H' · W', J k²)`, with
+            H' = H - k + 1 and W' = W - k + 1.
 
     Returns:
         `(N, C, (H - k + 1) // 2, (W - k + 1) // 2)`.
     """
-    out_channels, in_channels, kernel_size, _ = weight.shape
+    out_channels, _, kernel_size, _ = weight.shape
+    in_channels = images.shape[1]
     trains = torch.is_grad_enabled() and weight.requires_grad and not torch.compiler.is_exporting()
     fills_vectors = out_channels >= CHANNELS_AT_ONCE and (
         in_channels >= CHANNELS_AT_ONCE or not images.requires_grad
@@ -74,14 +80,22 @@ def pooled_convolution(images: Tensor, weight: Tensor, offset: Tensor) -> Tensor
     if trains and fits and images.is_cpu and not fills_vectors:
         at_once = max(8, WINDOWS_AT_ONCE // (height * width))
         if len(images) <= at_once:
-            return _PooledProduct.apply(images, weight, offset)
+            return _PooledProduct.apply(images, weight, bias, constant)
         parts = images.split(at_once)
-        return torch.cat([_PooledProduct.apply(part, weight, offset) for part in parts])
-    convolved = F.conv2d(images, weight)
-    if offset.dim() == 1:
-        # a bias before the pooling comes to the same, for four times the work
-        return max_pool(convolved).add_(offset.view(-1, 1, 1))
-    return max_pool(convolved.add_(offset))
+        return torch.cat([_PooledProduct.apply(part, weight, bias, constant) for part in parts])
+    convolved = F.conv2d(images, weight[:, :in_channels])
+    if constant is not None:
+        convolved = convolved.add_(of_constant(weight[:, in_channels:], constant, convolved))
+    # a bias before the pooling comes to the same, for four times the work
+    return max_pool(convolved).add_(bias.view(-1, 1, 1))
+
+
+def of_constant(weight: Tensor, constant: Tensor, like: Tensor) -> Tensor:
+    """What constant channels add to a convolution, `(C, H', W')`, for `like` of `(N, C, H', W')`.
+
+    weight, constant: as of `pooled_convolution`, `(C, J, k, k)` and `(H' · W', J k²)`.
+    """
+    return (constant @ weight.flatten(1).t()).t().view(like.shape[1:])
 
 
 class _PooledProduct(torch.autograd.Function):
@@ -109,10 +123,13 @@ class _PooledProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
-        out_channels, in_channels, kernel_size, _ = weight.shape
-        count, _, rows, columns = images.shape
-        height, width = (rows - kernel_size + 1) // 2, (columns - kernel_size + 1) // 2
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, constant: Tensor | None
+    ) -> Tensor:
+        out_channels, _, kernel_size, _ = weight.shape
+        count, in_channels, *sides = images.shape
+        rows, columns = (side - kernel_size + 1 for side in sides)  # of outputs
+        height, width = rows // 2, columns // 2
         m = kernel_size // 2 + 1
         pairs, step, windows = height + m - 1, width * count, height * width * count
 
@@ -122,14 +139,15 @@ class _PooledProduct(torch.autograd.Function):
         strips = images.new_empty(in_channels * 4 * m, pairs * step + 16)[:, : pairs * step]
         strips.view(seen.shape).copy_(seen)
 
-        kernels = _kernels(weight, _moves(kernel_size, weight.dtype)[0])
+        kernels = _kernels(weight[:, :in_channels], _moves(kernel_size, weight.dtype)[0])
         by_row = strips.unfold(1, windows, step).unbind(1)  # the first strips of all windows, …
         (kernel, seen), *others = zip(kernels, by_row, strict=True)
         outputs = kernel @ seen
         for kernel, seen in others:
             outputs.addmm_(kernel, seen)
-        if offset.dim() > 1:
-            by_place = _by_place(offset).reshape(len(outputs), -1, 1)
+        if constant is not None:
+            shift = weight[:, in_channels:].flatten(1) @ constant.t()
+            by_place = _by_place(shift.view(-1, rows, columns)).reshape(len(outputs), -1, 1)
             outputs.view(len(outputs), -1, count).add_(by_place)
 
         left, right = outputs.view(2, 2, out_channels, windows).unbind(1)
@@ -145,17 +163,17 @@ class _PooledProduct(torch.autograd.Function):
             else (height * width * out_channels, 1, width * out_channels, out_channels)
         )
         pooled = images.new_empty_strided((count, out_channels, height, width), strides)
-        bias = offset.view(-1, 1, 1) if offset.dim() == 1 else 0
-        torch.add(best.permute(3, 0, 1, 2), bias, out=pooled)
-        ctx.save_for_backward(weight, strips, lower_won, right_won)
-        ctx.images_shape, ctx.offset_shape = images.shape, offset.shape
+        torch.add(best.permute(3, 0, 1, 2), bias.view(-1, 1, 1), out=pooled)
+        ctx.save_for_backward(weight, constant, strips, lower_won, right_won)
+        ctx.images_shape = images.shape
         return pooled
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        weight, strips, lower_won, right_won = ctx.saved_tensors
-        out_channels, in_channels, kernel_size, _ = weight.shape
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, constant, strips, lower_won, right_won = ctx.saved_tensors
+        out_channels, _, kernel_size, _ = weight.shape
+        _, in_channels, *sides = ctx.images_shape
         count, _, height, width = gradient.shape
         m = kernel_size // 2 + 1
         pairs, step, windows = height + m - 1, width * count, height * width * count
@@ -165,33 +183,39 @@ class _PooledProduct(torch.autograd.Function):
         whole.view(out_channels, height, width, count).copy_(gradient.permute(1, 2, 3, 0))
         torch.mul(whole, lower_won, out=of_lower)
         torch.mul(shares[:2], right_won, out=shares[2:])
-        if len(ctx.offset_shape) == 1:
-            of_offset = whole.sum(1)
-        else:
-            of_places = _SUMS.to(weight) @ shares.view(4, -1, count).sum(2)
-            of_offset = gradient.new_zeros(ctx.offset_shape)
-            by_place = _by_place(of_offset)
-            by_place.copy_(of_places.view(by_place.shape))
+        of_bias = whole.sum(1)
+        of_places = (
+            _SUMS.to(weight) @ shares.view(4, -1, count).sum(2) if constant is not None else None
+        )
 
         shares = shares.view(-1, windows)
         moves = _moves(kernel_size, weight.dtype)[1]
         by_row = strips.unfold(1, windows, step).permute(1, 2, 0)
         of_kernels = torch.bmm(shares.expand(m, -1, -1), by_row)
         of_kernels = of_kernels.view(m, 4, out_channels, in_channels, 4 * m).permute(2, 3, 1, 0, 4)
-        of_weight = (of_kernels.reshape(-1, 16 * m * m) @ moves.t()).view(weight.shape)
+        of_weight = (of_kernels.reshape(-1, 16 * m * m) @ moves.t()).view(
+            out_channels, in_channels, kernel_size, kernel_size
+        )
+        if of_places is not None:
+            of_shift = gradient.new_zeros(out_channels, *(side - kernel_size + 1 for side in sides))
+            by_place = _by_place(of_shift)
+            by_place.copy_(of_places.view(by_place.shape))
+            of_others = (of_shift.flatten(1) @ constant).view(len(weight), -1, *weight.shape[2:])
+            of_weight = torch.cat([of_weight, of_others], dim=1)
         if not ctx.needs_input_grad[0]:
-            return None, of_weight, of_offset
+            return None, of_weight, of_bias, None
 
+        kernels = _kernels(weight[:, :in_channels], moves)
         of_strips = strips.new_zeros(strips.shape)
         by_row = of_strips.unfold(1, windows, step).unbind(1)
-        for kernel, of_seen in zip(_kernels(weight, moves).mT, by_row, strict=True):
+        for kernel, of_seen in zip(kernels.mT, by_row, strict=True):
             of_seen.addmm_(kernel, shares)
         of_strips = of_strips.view(in_channels, 2, m, 2, pairs, width, count)
-        of_images = gradient.new_zeros(in_channels, *ctx.images_shape[2:], count)
+        of_images = gradient.new_zeros(in_channels, *sides, count)
         seen = of_images.unfold(1, 2, 2).unfold(2, 2, 2)
         for column, part in enumerate(of_strips.permute(2, 0, 4, 5, 6, 1, 3)):
             seen[:, :, column : column + width].add_(part)
-        return of_images.permute(3, 0, 1, 2), of_weight, of_offset
+        return of_images.permute(3, 0, 1, 2), of_weight, of_bias, None
 
 
 # The gradients of the upper left, upper right, lower left and lower right outputs are these sums of
@@ -223,6 +247,6 @@ def _kernels(weight: Tensor, moves: Tensor) -> Tensor:
     return moved.reshape(m, 4 * out_channels, -1)
 
 
-def _by_place(offset: Tensor) -> Tensor:
+def _by_place(shift: Tensor) -> Tensor:
     """A view of `(C, H', W')` by place in a window, `(2, 2, C, h, w)`; windows drop the rest."""
-    return offset.unfold(1, 2, 2).unfold(2, 2, 2).permute(3, 4, 0, 1, 2)
+    return shift.unfold(1, 2, 2).unfold(2, 2, 2).permute(3, 4, 0, 1, 2)

@@ -18,7 +18,7 @@ def test_pooling_gives_the_same_with_and_without_gradients(memory_format):
     assert pooled.is_contiguous(memory_format=memory_format)  # else the next layer is slower
 
 
-@pytest.mark.parametrize("each_place", [False, True])
+@pytest.mark.parametrize("constant_channels", [0, 2])
 @pytest.mark.parametrize(
     ("in_channels", "out_channels", "height", "width", "kernel_size"),
     [
@@ -34,39 +34,39 @@ def test_pooling_gives_the_same_with_and_without_gradients(memory_format):
     ],
 )
 def test_it_is_the_convolution_and_the_pooling_with_all_their_gradients(
-    in_channels, out_channels, height, width, kernel_size, each_place
+    in_channels, out_channels, height, width, kernel_size, constant_channels
 ):
     def randn(*shape):
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
     images = randn(11, in_channels, height, width)
-    weight = randn(out_channels, in_channels, kernel_size, kernel_size)
-    if each_place:
-        offset = randn(out_channels, height - kernel_size + 1, width - kernel_size + 1)
-        plain = F.max_pool2d(F.conv2d(images, weight) + offset, 2)
-    else:
-        offset = randn(out_channels)
-        plain = F.max_pool2d(F.conv2d(images, weight, offset), 2)
-    pooled = pooled_convolution(images, weight, offset)
+    weight = randn(out_channels, in_channels + constant_channels, kernel_size, kernel_size)
+    bias = randn(out_channels)
+    constant = torch.randn(1, constant_channels, height, width, dtype=torch.float64)
+    patches = F.unfold(constant, kernel_size)[0].t() if constant_channels else None
+    together = torch.cat([images, constant.expand(11, -1, -1, -1)], dim=1)
+    plain = F.max_pool2d(F.conv2d(together, weight, bias), 2)
+    pooled = pooled_convolution(images, weight, bias, patches)
     torch.testing.assert_close(pooled, plain)
     gradient = torch.randn_like(plain)
-    inputs = [images, weight, offset]
+    inputs = [images, weight, bias]
     expected = torch.autograd.grad(plain, inputs, gradient)
     torch.testing.assert_close(torch.autograd.grad(pooled, inputs, gradient), expected)
-    without = pooled_convolution(images.detach(), weight, offset)
+    without = pooled_convolution(images.detach(), weight, bias, patches)
     torch.testing.assert_close(without, plain)
     torch.testing.assert_close(torch.autograd.grad(without, inputs[1:], gradient), expected[1:])
     with torch.no_grad():
-        torch.testing.assert_close(pooled_convolution(images, weight, offset), plain)
+        torch.testing.assert_close(pooled_convolution(images, weight, bias, patches), plain)
 
 
-@pytest.mark.parametrize("offset", [(2,), (2, 6, 7)])
-def test_its_gradients_are_those_of_finite_differences(offset):
+@pytest.mark.parametrize("constant_channels", [0, 1])
+def test_its_gradients_are_those_of_finite_differences(constant_channels):
     inputs = [
         torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-        for shape in [(2, 3, 8, 9), (2, 3, 3, 3), offset]
+        for shape in [(2, 3, 8, 9), (2, 3 + constant_channels, 3, 3), (2,)]
     ]
-    assert torch.autograd.gradcheck(pooled_convolution, inputs)
+    patches = torch.randn(6 * 7, 9, dtype=torch.float64) if constant_channels else None
+    assert torch.autograd.gradcheck(pooled_convolution, (*inputs, patches))
 
 
 def test_layers_one_after_another_pass_the_images_on_as_they_lie():
