@@ -103,13 +103,14 @@ class _PooledProduct(torch.autograd.Function):
 
     Of N images with I channels, h × w windows of four outputs each are pooled, in C channels. In
     memory the images of a batch lie next to each other, `(I, H, W, N)`, so that all copies and
-    comparisons run along whole batches. A result of less than 16 channels lies so too.
+    comparisons run along whole batches. A result of fewer than 16 channels lies so too.
 
     A window sees 2m = k + 1 rows and columns of an image, six for k = 5. Taken as m pairs of rows,
     these are m strips of 2 rows and 2m columns, one below the other. `strips`, of the shape
     `(I · 4m, (h + m - 1) · w · N)`, has a column for each strip, pair of rows by pair of rows. As
     windows are two rows apart, the r-th strips of all windows are a range of its columns, r · w · N
-    further on. So a convolution is a sum of m products.
+    further on. So a convolution is a sum of m products. What the constant channels add is computed
+    for one image and added to all.
 
     A window's outputs are those of the kernel in four places: upper left, upper right, lower left
     and lower right. The largest is found as in a tournament, left against right and upper against
