@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -410,7 +411,7 @@ def _explain(error: ValidationError, model: type[BaseModel] = RunParams) -> str:
 
 def allowed_values(name: str, model: type[BaseModel] = RunParams) -> str:
     """The values of a parameter in words, such as `an integer >= 1` or `auto, cpu, cuda`."""
-    schema = model.model_json_schema()["properties"][name]
+    schema = _properties(model)[name]
     schema = schema.get("anyOf", [schema])[0]  # of what may be left out, the second is null
     if "enum" in schema:
         return ", ".join(schema["enum"])
@@ -425,3 +426,8 @@ def allowed_values(name: str, model: type[BaseModel] = RunParams) -> str:
     }
     bounds = [f"{symbol} {schema[key]}" for key, symbol in symbols.items() if key in schema]
     return f"{kind} {' and '.join(bounds)}".strip()
+
+
+@cache
+def _properties(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()["properties"]
