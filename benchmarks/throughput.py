@@ -323,8 +323,8 @@ def as_markdown(report: dict, quick: bool) -> str:
         "oneDNN's convolutions, in the test pass. Tried without gain: torch.compile (25 ms a "
         "step); oneDNN's or torch's own convolutions, which take longer with 1 to 20 channels, in "
         "several memory layouts; AVX2 in place of AVX-512; batches of 64 cut into parts that fit "
-        "the cache (larger images are); flushing denormal numbers; glibc's allocation thresholds, "
-        "huge pages, and other allocators.",
+        "the cache (larger images are); flushing denormal numbers; glibc's allocation thresholds "
+        "(larger images gain by them); huge pages, and other allocators.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -27,7 +27,8 @@ def convolution(
         in_channels, out_channels, kernel_size, bias: as for `nn.Conv2d`.
         conv_layer: `conv2d` or `coordconv2d`.
         radius_center, side: of CoordConv; see `coordconv.AddCoords`.
-        pool: then the maximum of each 2×2 block: halves height and width, rounded down.
+        pool: then the maximum of each 2×2 block, in the same layer where that is faster: halves
+            height and width, rounded down.
     """
     if conv_layer == "coordconv2d":
         return [
