@@ -118,7 +118,7 @@ class CoordConv2d(nn.Module):
             return pooled_convolution(images, weight, bias, patches)
         of_images, of_coordinates = weight.split([self.in_channels, 3], dim=1)
         convolved = F.conv2d(images, of_images, bias)
-        convolved = convolved.add_(of_constant(of_coordinates, patches, convolved))
+        convolved = convolved.add_(of_constant(of_coordinates, patches, convolved.shape[2]))
         return max_pool(convolved) if self.pool else convolved
 
     def _patches_for(self, images: Tensor) -> Tensor:

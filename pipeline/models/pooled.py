@@ -85,17 +85,21 @@ def pooled_convolution(
         return torch.cat([_PooledProduct.apply(part, weight, bias, constant) for part in parts])
     convolved = F.conv2d(images, weight[:, :in_channels])
     if constant is not None:
-        convolved = convolved.add_(of_constant(weight[:, in_channels:], constant, convolved))
+        shift = of_constant(weight[:, in_channels:], constant, convolved.shape[2])
+        convolved = convolved.add_(shift)
     # a bias before the pooling comes to the same, for four times the work
     return max_pool(convolved).add_(bias.view(-1, 1, 1))
 
 
-def of_constant(weight: Tensor, constant: Tensor, like: Tensor) -> Tensor:
-    """What constant channels add to a convolution, `(C, H', W')`, for `like` of `(N, C, H', W')`.
+def of_constant(weight: Tensor, constant: Tensor, rows: int) -> Tensor:
+    """What constant channels add to a convolution, `(C, H', W')`, the same for all images.
 
-    weight, constant: as of `pooled_convolution`, `(C, J, k, k)` and `(H' · W', J k²)`.
+    Args:
+        weight: the part of theirs, `(C, J, k, k)`.
+        constant: as of `pooled_convolution`, `(H' · W', J k²)`.
+        rows: H'.
     """
-    return (constant @ weight.flatten(1).t()).t().view(like.shape[1:])
+    return (constant @ weight.flatten(1).t()).t().view(len(weight), rows, -1)
 
 
 class _PooledProduct(torch.autograd.Function):
@@ -142,13 +146,13 @@ class _PooledProduct(torch.autograd.Function):
 
         kernels = _kernels(weight[:, :in_channels], _moves(kernel_size, weight.dtype)[0])
         by_row = strips.unfold(1, windows, step).unbind(1)  # the first strips of all windows, …
-        (kernel, seen), *others = zip(kernels, by_row, strict=True)
-        outputs = kernel @ seen
-        for kernel, seen in others:
-            outputs.addmm_(kernel, seen)
+        (kernel, part), *others = zip(kernels, by_row, strict=True)
+        outputs = kernel @ part
+        for kernel, part in others:
+            outputs.addmm_(kernel, part)
         if constant is not None:
-            shift = weight[:, in_channels:].flatten(1) @ constant.t()
-            by_place = _by_place(shift.view(-1, rows, columns)).reshape(len(outputs), -1, 1)
+            shift = of_constant(weight[:, in_channels:], constant, rows)
+            by_place = _by_place(shift).reshape(len(outputs), -1, 1)
             outputs.view(len(outputs), -1, count).add_(by_place)
 
         left, right = outputs.view(2, 2, out_channels, windows).unbind(1)
@@ -185,9 +189,6 @@ class _PooledProduct(torch.autograd.Function):
         torch.mul(whole, lower_won, out=of_lower)
         torch.mul(shares[:2], right_won, out=shares[2:])
         of_bias = whole.sum(1)
-        of_places = (
-            _SUMS.to(weight) @ shares.view(4, -1, count).sum(2) if constant is not None else None
-        )
 
         shares = shares.view(-1, windows)
         moves = _moves(kernel_size, weight.dtype)[1]
@@ -197,7 +198,8 @@ class _PooledProduct(torch.autograd.Function):
         of_weight = (of_kernels.reshape(-1, 16 * m * m) @ moves.t()).view(
             out_channels, in_channels, kernel_size, kernel_size
         )
-        if of_places is not None:
+        if constant is not None:
+            of_places = _SUMS.to(weight) @ shares.view(4, -1, count).sum(2)
             of_shift = gradient.new_zeros(out_channels, *(side - kernel_size + 1 for side in sides))
             by_place = _by_place(of_shift)
             by_place.copy_(of_places.view(by_place.shape))
@@ -209,8 +211,8 @@ class _PooledProduct(torch.autograd.Function):
         kernels = _kernels(weight[:, :in_channels], moves)
         of_strips = strips.new_zeros(strips.shape)
         by_row = of_strips.unfold(1, windows, step).unbind(1)
-        for kernel, of_seen in zip(kernels.mT, by_row, strict=True):
-            of_seen.addmm_(kernel, shares)
+        for kernel, of_part in zip(kernels.mT, by_row, strict=True):
+            of_part.addmm_(kernel, shares)
         of_strips = of_strips.view(in_channels, 2, m, 2, pairs, width, count)
         of_images = gradient.new_zeros(in_channels, *sides, count)
         seen = of_images.unfold(1, 2, 2).unfold(2, 2, 2)
