@@ -54,11 +54,19 @@ def load_mnist(data_dir: str | Path) -> tuple[Digits, Digits]:
             unpacked from their `.gz`; where there is no MNIST at all, it is downloaded.
 
     Raises:
-        PipelineError: where the data are damaged beyond repair, or cannot be had.
+        PipelineError: where the data are damaged beyond repair, cannot be had, or cannot be
+            unpacked for lack of room or of permission.
     """
     from torchvision.datasets import MNIST
 
-    verify_files(Path(data_dir))
+    try:
+        verify_files(Path(data_dir))
+    except OSError as error:
+        raise PipelineError(
+            f"MNIST could not be read from {data_dir}/MNIST/raw or unpacked there "
+            f"({error.strerror}); unpacked it takes 55 MB: make room for it, or point data_dir to "
+            "another folder"
+        ) from error
     sets = (MNIST(data_dir, train=True), MNIST(data_dir, train=False))
     train, test = (Digits(s.data.unsqueeze(1), s.targets) for s in sets)
     return train, test

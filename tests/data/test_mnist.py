@@ -1,6 +1,7 @@
 import functools
 import hashlib
 import http.server
+import resource
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,17 @@ def test_a_damaged_archive_ends_in_a_line_that_names_it_and_leaves_nothing(raw, 
         load_mnist(raw.parent.parent)
     assert not (raw / LABELS).exists()
     assert not list(raw.glob("*.tmp"))
+
+
+def test_without_room_to_unpack_a_line_says_how_much_it_takes(raw):
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, unlimited[1]))  # bytes in one file
+    try:
+        with pytest.raises(PipelineError, match=r"File too large.*55 MB.*data_dir"):
+            load_mnist(raw.parent.parent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert sorted(path.suffix for path in raw.iterdir()) == [".gz"] * 4
 
 
 def test_a_missing_archive_ends_in_a_line_that_says_where_to_put_it(raw):
