@@ -2,7 +2,7 @@
 
     python -m benchmarks.growth       part of `make bench`
 
-One run of ours on one thread, `coordconv2d`; medians of three repetitions. Writes
+One run of ours on one thread, `coordconv2d`; medians of three interleaved repetitions. Writes
 `results/growth.md`, `.json` and `.png`.
 """
 
@@ -40,6 +40,12 @@ def training_seconds(digits: Digits, batch_size: int) -> float:
     return time.perf_counter() - start
 
 
+def medians(cases: dict[int, tuple[Digits, int]]) -> dict[int, float]:
+    """Seconds of a pass for each case, in turn: a slow moment meets one pass of several cases."""
+    rounds = [{n: training_seconds(*case) for n, case in cases.items()} for _ in range(3)]
+    return {n: statistics.median(seconds[n] for seconds in rounds) for n in cases}
+
+
 def part(digits: Digits, count: int) -> Digits:
     return Digits(digits.images[:count], digits.labels[:count])
 
@@ -75,13 +81,15 @@ def main() -> None:
         for size in IMAGE_SIZES
     }
 
-    def median(images: Digits, batch_size: int = 64, repetitions: int = 3) -> float:
-        return statistics.median(training_seconds(images, batch_size) for _ in range(repetitions))
-
+    cases = {
+        "batch_size": {b: (some, b) for b in BATCH_SIZES},
+        "image_size": {s: (images, 64) for s, images in larger.items()},
+        "images": {c: (part(train_set, c), 64) for c in COUNTS},
+    }
+    scales = {"batch_size": WHOLE / 6_000, "image_size": WHOLE / 1_000, "images": 1}
     report = {
-        "batch_size": {b: median(some, b) * WHOLE / 6_000 for b in BATCH_SIZES},
-        "image_size": {s: median(images) * WHOLE / 1_000 for s, images in larger.items()},
-        "images": {c: median(part(train_set, c), repetitions=1 + 2 * (c < WHOLE)) for c in COUNTS},
+        name: {n: seconds * scales[name] for n, seconds in medians(sizes).items()}
+        for name, sizes in cases.items()
     }
     Path("results/growth.json").write_text(json.dumps(report, indent=2) + "\n")
 
@@ -91,7 +99,7 @@ def main() -> None:
     text = f"""# How the cost of an epoch grows
 
 `python -m benchmarks.growth`: training steps only, one thread, `coordconv2d`, torch \
-{torch.__version__}.
+{torch.__version__}; medians of three interleaved repetitions.
 
 ![Seconds over batch size, image size and number of images](growth.png)
 
