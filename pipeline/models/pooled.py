@@ -21,10 +21,11 @@ WINDOWS_AT_ONCE = 10_000  # of `_PooledProduct`: large images take up to a third
 def max_pool(images: Tensor) -> Tensor:
     """`F.max_pool2d(images, 2)`, `(N, C, H, W)` to `(N, C, H // 2, W // 2)`.
 
-    torch's own computes the indices for the backward pass also where there will be none. On a CPU,
-    maxima of rows and of columns take a third of the time or less.
+    torch's own computes the indices for the backward pass also where there will be none, as in what
+    is exported. On a CPU, maxima of rows and of columns take a third of the time or less.
     """
-    if torch.is_grad_enabled() or not images.is_cpu:
+    trains = torch.is_grad_enabled() and not torch.compiler.is_exporting()
+    if trains or not images.is_cpu:
         return F.max_pool2d(images, 2)
     height, width = images.shape[2] // 2 * 2, images.shape[3] // 2 * 2
     rows = torch.maximum(images[:, :, 0:height:2], images[:, :, 1:height:2])
