@@ -44,8 +44,7 @@ class Checkout:
 
     def run(self, *command: str) -> subprocess.CompletedProcess:
         process = self.start(*command)
-        # minutes are possible: to score 50,000 images of 112 pixels on one busy core
-        output, errors = process.communicate(timeout=900)
+        output, errors = process.communicate(timeout=300)
         return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
     def pipeline(self, *arguments: str) -> subprocess.CompletedProcess:
