@@ -12,7 +12,8 @@ RUN := $(BIN)/mlflow run . --env-manager local --experiment-name $(EXPERIMENT)
 GIVEN := $(addprefix -P ,$(filter $(addsuffix %,a b c d e f g h i j k l m n o p q r s t u v w x y z),\
   $(MAKEOVERRIDES)))
 
-.PHONY: help setup store train study evaluate compare ui lint test test-slow browser bench
+.PHONY: help setup lock store train study evaluate compare ui lint test test-slow test-latest \
+  test-lowest browser bench
 
 help:
 	@echo "make train [CONV_LAYER=coordconv2d] [EPOCHS=30]         train one network, tracked by MLflow"
@@ -24,13 +25,26 @@ help:
 	@echo "make bench [QUICK=1]                                     speed, beside the usual loop"
 	@echo "make test                                                lint and tests"
 	@echo "make test-slow                                           the slower tests"
+	@echo "make test-latest, make test-lowest                       the tests with the newest or the lowest versions"
+	@echo "make lock                                                renew the locked versions"
 
 setup: .venv/installed
 
-.venv/installed: requirements.txt requirements-dev.txt
+# uv installs the lock in a quarter of pip's time; the lock names the version of uv that stays
+.venv/installed: requirements-dev.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements-dev.lock
 	touch $@
+
+# conda.yaml repeats requirements.lock without its hashes, as MLflow reads no file that it names
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes
+lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
+lock: setup
+	$(COMPILE) requirements.txt --output-file requirements.lock
+	$(COMPILE) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
+	sed -i '/^  - pip:/q' conda.yaml
+	sed -nE 's/^([a-z0-9].*[^ \\]) *\\?$$/      - "\1"/p' requirements.lock >> conda.yaml
 
 # MLflow breaks a store that several processes create at once, so `mlflow run` must find one
 store: setup
@@ -57,11 +71,26 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy pipeline
 
+# two processes, a file of tests in each; in their order, as those with few tests take longest
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python $(PYTEST)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# environments of their own, from the open ranges and not from the lock
+test-latest: setup
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-latest
+	$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-latest -r requirements-dev.txt
+	.venv-latest/bin/python $(PYTEST)
+
+test-lowest: setup
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
+	$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-lowest \
+	  --resolution lowest-direct -r requirements-dev.txt
+	.venv-lowest/bin/python $(PYTEST)
 
 bench: setup
 	$(BIN)/python -m benchmarks.throughput $(if $(QUICK),--quick)

@@ -1,16 +1,18 @@
 """Our training speed beside the usual loop's, on the same cores, in one run: `make bench`.
 
     python -m benchmarks.throughput            whole epochs
-    python -m benchmarks.throughput --quick    a tenth of an epoch
+    python -m benchmarks.throughput --quick    a tenth of an epoch, plain images only
 
 Compared, in training images per second over an epoch with its test pass:
 
 (a) the reference loop of `benchmarks/reference.py`,
 (b) one run of ours with all cores,
-(c) as many runs of ours at once as there are cores, one thread each, their rates added.
+(c) as many runs of ours at once as there are cores, one thread each, their rates added,
+(d) the same as (c), with `nn.Conv2d` and `nn.MaxPool2d` in place of `pipeline/models/pooled.py`.
 
-Each measurement is a process of its own; a, b and c take turns, and medians are reported. Writes
-`results/throughput.md` and `.json`.
+Each measurement is a process of its own; a, b, c and d take turns, and medians are reported. The
+report is the section of this kind of CPU in `results/throughput.md`, and its entry in
+`results/throughput.json`; those of other CPUs stay as they are.
 """
 
 import datetime
@@ -25,14 +27,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import reference
-from pipeline.data.mnist import verify_files
+from pipeline.data.mnist import Digits, load_mnist, verify_files
+from pipeline.machine import cpu, machine_tags
+from pipeline.models import coordconv, pooled
+from pipeline.models.stn import build_model
+from pipeline.params import RunParams
+from pipeline.train import train, train_epoch
 
 LAYERS = ("conv2d", "coordconv2d")
 RUN_EPOCHS = 30  # of the replicated protocol; tracking's share is of such a run
@@ -40,6 +51,8 @@ RUN_EPOCHS = 30  # of the replicated protocol; tracking's share is of such a run
 # written: what pooling drops counts, although ours does not compute it.
 GFLOP_PER_EPOCH = 277
 CORES = len(os.sched_getaffinity(0))
+# what is compared, and its name in the JSON report
+COLUMNS = {"a": "reference", "b": "one_run", "c": "all_cores", "d": "all_cores_torchs_layers"}
 
 
 def of_reference(conv_layer: str, augmented: bool, share: float) -> tuple[float, float]:
@@ -48,50 +61,123 @@ def of_reference(conv_layer: str, augmented: bool, share: float) -> tuple[float,
     return rate, _peak_mib()
 
 
-def of_ours(conv_layer: str, augmented: bool, share: float, threads: int) -> tuple[float, float]:
-    """The same of one run of ours."""
-    from pipeline.data.mnist import Digits, load_mnist
-    from pipeline.models.stn import build_model
-    from pipeline.params import RunParams
-    from pipeline.train import train
-
+def of_ours(
+    conv_layer: str, augmented: bool, share: float, threads: int, products: bool = True
+) -> tuple[float, float]:
+    """The same of one run of ours, with or without `pipeline/models/pooled.py`."""
     torch.set_num_threads(threads)
+    if not products:
+        use_torchs_layers()
     parts = []
     for images, labels in load_mnist("data"):
         count = round(share * len(labels))
         parts.append(Digits(images[:count], labels[:count]))
     augmentation = "affine" if augmented else "none"
     params = RunParams(epochs=1, conv_layer=conv_layer, augmentation=augmentation)
-    torch.manual_seed(0)
-    model = build_model(conv_layer, params.padding_mode, params.radius_center)
-    model.to(memory_format=torch.channels_last)
     seconds: list[float] = []
-    train(model, *parts, params, on_epoch_end=lambda _, m: seconds.append(m["epoch_seconds"]))
+    train(
+        network(params),
+        *parts,
+        params,
+        on_epoch_end=lambda _, m: seconds.append(m["epoch_seconds"]),
+    )
     return len(parts[0].labels) / seconds[0], _peak_mib()
+
+
+def network(params: RunParams) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = build_model(params.conv_layer, params.padding_mode, params.radius_center)
+    return model.to(memory_format=torch.channels_last)
+
+
+def use_torchs_layers() -> None:
+    """Have this process compute what `pooled.py` does by `nn.Conv2d` and `nn.MaxPool2d`.
+
+    CoordConv's coordinates still are convolved once for all images.
+    """
+
+    def pooled_convolution(
+        images: Tensor, weight: Tensor, bias: Tensor, constant: Tensor | None = None
+    ) -> Tensor:
+        in_channels = images.shape[1]
+        convolved = F.conv2d(images, weight[:, :in_channels], bias)
+        if constant is not None:
+            of_coordinates = pooled.of_constant(
+                weight[:, in_channels:], constant, convolved.shape[2]
+            )
+            convolved = convolved + of_coordinates
+        return F.max_pool2d(convolved, 2)
+
+    for module in (pooled, coordconv):
+        module.pooled_convolution = pooled_convolution
+        module.max_pool = lambda images: F.max_pool2d(images, 2)
 
 
 def of_a_step(conv_layer: str, images: int) -> float:
     """Milliseconds of a training step of ours with so many images, on one thread."""
-    from pipeline.data.mnist import Digits, load_mnist
-    from pipeline.models.stn import build_model
-    from pipeline.params import RunParams
-    from pipeline.train import train_epoch
-
-    torch.set_num_threads(1)
-    steps = 200
-    train_set, _ = load_mnist("data")
-    count = steps * images
-    digits = Digits(train_set.images[:count], train_set.labels[:count])
-    params = RunParams(conv_layer=conv_layer, batch_size=images)
-    model = build_model(conv_layer, params.padding_mode, params.radius_center)
-    model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=params.lr, fused=True)
     seconds = []
-    for _ in range(4):  # the first one warms up
+    for _, passed in passes(RunParams(conv_layer=conv_layer, batch_size=images), steps=200):
         start = time.perf_counter()
-        train_epoch(model, digits, optimizer, params)
+        passed()
         seconds.append(time.perf_counter() - start)
-    return 1000 * statistics.median(seconds[1:]) / steps
+    return 1000 * statistics.median(seconds[1:]) / 200  # the first one warms up
+
+
+def passes(params: RunParams, steps: int) -> Iterator[tuple[int, Callable[[], object]]]:
+    """Four passes of a training of so many steps, on one thread, by number."""
+    torch.set_num_threads(1)
+    train_set, _ = load_mnist("data")
+    count = steps * params.batch_size
+    digits = Digits(train_set.images[:count], train_set.labels[:count])
+    model = network(params)
+    optimizer = torch.optim.SGD(model.parameters(), lr=params.lr, fused=True)
+    for number in range(4):
+        yield number, lambda: train_epoch(model, digits, optimizer, params)
+
+
+# Kinds of operators, by the beginning of their name; the first that fits counts.
+OPERATORS = {
+    "matrix products and convolutions": (
+        *("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear"),
+        *("aten::mkldnn_conv", "aten::convolution", "aten::_convolution", "aten::conv2d"),
+    ),
+    "pooling and sampling": (
+        *("aten::max_pool2d", "aten::grid_sampler", "aten::affine_grid"),
+        *("aten::maximum", "aten::gt", "aten::lerp"),  # of which pooled.py makes its pooling
+    ),
+    "copies": (
+        *("aten::copy_", "aten::cat", "aten::index", "aten::fill_", "aten::zero_"),
+        *("aten::clone", "aten::contiguous", "aten::_to_copy", "aten::stack"),
+    ),
+    "elementwise operators and sums": (
+        *("aten::add", "aten::mul", "aten::div", "aten::sub", "aten::sum", "aten::relu"),
+        *("aten::threshold", "aten::clamp", "aten::where", "aten::eq", "aten::abs", "aten::lt"),
+        *("aten::bernoulli", "aten::dropout", "aten::feature_dropout", "aten::native_dropout"),
+        *("aten::_log_softmax", "aten::nll_loss", "aten::_fused_sgd", "aten::argmax"),
+    ),
+}
+
+
+def breakdown(conv_layer: str) -> dict[str, float]:
+    """Shares of a training step's time on one thread, by kind of operator, as torch's profiler sees
+    200 steps. What is in no operator is Python, autograd and the profiler itself."""
+    shares = dict.fromkeys([*OPERATORS, "other operators"], 0.0)
+    for number, passed in passes(RunParams(conv_layer=conv_layer), steps=200):
+        if number == 0:
+            passed()  # warms up
+            continue
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            start = time.perf_counter()
+            passed()
+            microseconds = 1e6 * (time.perf_counter() - start)
+        for event in seen.key_averages():
+            if not event.key.startswith("aten::"):
+                continue
+            kinds = (kind for kind, names in OPERATORS.items() if event.key.startswith(names))
+            kind = next(kinds, "other operators")
+            shares[kind] += event.self_cpu_time_total / microseconds
+        break
+    return {**shares, "no operator": 1 - sum(shares.values())}
 
 
 def _peak_mib() -> float:
@@ -99,15 +185,25 @@ def _peak_mib() -> float:
 
 
 def matrix_product_rate() -> float:
-    """GFLOP/s of one core in large float32 matrix products."""
+    """GFLOP/s of one core in large float32 matrix products, by the fastest that torch has.
+
+    These are `torch.mm`, which is MKL's, and a convolution with 1×1 kernels, which is oneDNN's.
+    """
     torch.set_num_threads(1)
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    rates = []
-    for _ in range(7):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        rates.append(2 * 2048**3 / (time.perf_counter() - start) / 1e9)
-    return statistics.median(rates)
+    side = 2048
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    image = a.view(1, side, 64, 32).to(memory_format=torch.channels_last)
+    kernels = b.view(side, side, 1, 1).to(memory_format=torch.channels_last)
+    best = 0.0
+    with torch.inference_mode():
+        for product in (lambda: torch.mm(a, b), lambda: F.conv2d(image, kernels)):
+            rates = []
+            for _ in range(7):
+                start = time.perf_counter()
+                product()
+                rates.append(2 * side**3 / (time.perf_counter() - start) / 1e9)
+            best = max(best, statistics.median(rates))
+    return best
 
 
 def in_fresh_processes(count: int, function, *arguments) -> list:
@@ -181,157 +277,178 @@ def seconds_of(*arguments: str, **settings) -> float:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="a tenth of an epoch instead of a whole one")
+@click.option("--quick", is_flag=True, help="a tenth of an epoch, of plain images only")
 @click.option("--repetitions", default=3, show_default=True)
 def main(quick: bool, repetitions: int) -> None:
-    """Measure, print the table, and write results/throughput.md and .json."""
+    """Measure, print the table, and write it into results/throughput.md and .json."""
+    begun = time.monotonic()
     share = 0.1 if quick else 1.0
     verify_files(Path("data"))  # unpacked, as torchvision's MNIST wants them
-    variants = [(layer, augmented) for layer in LAYERS for augmented in (False, True)]
-    rates: dict = {variant: {"a": [], "b": [], "c": []} for variant in variants}
-    peaks: dict = {"a": [], "b": [], "c": []}
+    kinds = {"plain": False} if quick else {"plain": False, "augmented": True}
+    variants = [(layer, kind) for layer in LAYERS for kind in kinds]
+    rates: dict = {variant: {name: [] for name in COLUMNS} for variant in variants}
+    peaks: dict = {name: [] for name in "abc"}
     products = []
+    steps: dict = {layer: {1: [], 64: []} for layer in LAYERS}
     for repetition in range(repetitions):
-        for layer, augmented in variants:
+        for layer, kind in variants:
+            of_kind = (layer, kinds[kind], share)
             tasks = {
-                "a": (1, of_reference, layer, augmented, share),
-                "b": (1, of_ours, layer, augmented, share, CORES),
-                "c": (CORES, of_ours, layer, augmented, share, 1),
+                "a": (1, of_reference, *of_kind),
+                "b": (1, of_ours, *of_kind, CORES),
+                "c": (CORES, of_ours, *of_kind, 1),
+                "d": (CORES, of_ours, *of_kind, 1, False),
             }
             for name, task in tasks.items():
                 done = in_fresh_processes(*task)
-                rates[layer, augmented][name].append(sum(rate for rate, _ in done))
-                peaks[name] += [peak for _, peak in done]
-            line = {k: round(v[-1]) for k, v in rates[layer, augmented].items()}
-            click.echo(f"repetition {repetition + 1}, {layer}, augmented {augmented}: {line}")
+                rates[layer, kind][name].append(sum(rate for rate, _ in done))
+                if name in peaks:
+                    peaks[name] += [peak for _, peak in done]
+            line = {k: round(v[-1]) for k, v in rates[layer, kind].items()}
+            click.echo(f"repetition {repetition + 1}, {layer}, {kind}: {line}")
         products += in_fresh_processes(CORES, matrix_product_rate)
+        for layer in LAYERS:
+            for images, times in steps[layer].items():
+                times.extend(in_fresh_processes(1, of_a_step, layer, images))
 
     floor_rate = 60_000 * CORES * statistics.median(products) / GFLOP_PER_EPOCH
+    of_variants: dict = {layer: {} for layer in LAYERS}
+    for layer, kind in variants:
+        a, b, c, d = (statistics.median(rates[layer, kind][name]) for name in COLUMNS)
+        of_variants[layer][kind] = {
+            "images_per_second": dict(zip(COLUMNS.values(), (a, b, c, d), strict=True)),
+            "ratio_one_run": b / a,
+            "ratio_all_cores": c / a,
+            "ratio_products": c / d,
+            "floor_ratio": floor_rate / c,
+        }
     report: dict = {
-        "machine": f"{platform.machine()}, {_processor()}, {CORES} cores",
+        "machine": f"{platform.machine()}, {cpu()}, {CORES} cores",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+        "commit": machine_tags("cpu").get("stn.commit", "unknown")[:7],
         "date": datetime.date.today().isoformat(),
         "protocol": f"{'a tenth of an epoch and of its' if quick else 'an epoch and its'} "
         f"test pass, median of {repetitions} interleaved repetitions",
         "gflops_per_core": statistics.median(products),
+        **of_variants,
+        "step_milliseconds": {
+            layer: {images: statistics.median(times) for images, times in of_layer.items()}
+            for layer, of_layer in steps.items()
+        },
         "peak_mib": {name: max(values) for name, values in peaks.items()},
+        "breakdown": {layer: in_fresh_processes(1, breakdown, layer)[0] for layer in LAYERS},
         "help_over_click_seconds": help_over_click(),
     }
-    fixed = in_fresh_processes(1, costs_of_a_run)[0]  # its own children only count for the peak
-    report["peak_mib"]["run"] = fixed.pop("peak_mib")
-    report["fixed_costs_seconds"] = fixed
-    steps: dict = {layer: {1: [], 64: []} for layer in LAYERS}
-    for _ in range(repetitions):
-        for layer in LAYERS:
-            for images, times in steps[layer].items():
-                times.extend(in_fresh_processes(1, of_a_step, layer, images))
-    report["step_milliseconds"] = {
-        layer: {images: statistics.median(times) for images, times in of_layer.items()}
-        for layer, of_layer in steps.items()
-    }
-    for layer, augmented in variants:
-        a, b, c = (statistics.median(rates[layer, augmented][name]) for name in "abc")
-        report.setdefault(layer, {})["augmented" if augmented else "plain"] = {
-            "images_per_second": {"reference": a, "one_run": b, "all_cores": c},
-            "ratio_one_run": b / a,
-            "ratio_all_cores": c / a,
-            "floor_ratio": floor_rate / c,
-        }
-    speed = {
-        key: report[key[0]][key[1]]["images_per_second"]["all_cores"]
-        for key in [(layer, kind) for layer in LAYERS for kind in ("plain", "augmented")]
-    }
-    of_a_batch = {layer: report["step_milliseconds"][layer][64] for layer in LAYERS}
-    report["coordconv_over_conv"] = of_a_batch["coordconv2d"] / of_a_batch["conv2d"]
-    report["coordconv_over_conv_epoch"] = speed["conv2d", "plain"] / speed["coordconv2d", "plain"]
-    report["augmented_over_plain"] = {
-        layer: speed[layer, "plain"] / speed[layer, "augmented"] for layer in LAYERS
-    }
-    # An upper bound: reading the data counts as tracking here. Of one run on all cores, the
-    # shortest way to train 30 epochs.
-    training = RUN_EPOCHS * 60_000 / report["conv2d"]["plain"]["images_per_second"]["one_run"]
-    of_tracking = (
-        fixed["data_tracking_figures_model"] + (RUN_EPOCHS - 1) * fixed["metrics_of_an_epoch"]
-    )
-    report["tracking_share"] = of_tracking / (training + fixed["imports"] + of_tracking)
+    if not quick:
+        fixed = in_fresh_processes(1, costs_of_a_run)[0]  # its own children count for the peak
+        report["peak_mib"]["run"] = fixed.pop("peak_mib")
+        report["fixed_costs_seconds"] = fixed
+        # An upper bound: reading the data counts as tracking here. Of one run on all cores, the
+        # shortest way to train 30 epochs.
+        training = (
+            RUN_EPOCHS * 60_000 / of_variants["conv2d"]["plain"]["images_per_second"]["one_run"]
+        )
+        of_tracking = (
+            fixed["data_tracking_figures_model"] + (RUN_EPOCHS - 1) * fixed["metrics_of_an_epoch"]
+        )
+        report["tracking_share"] = of_tracking / (training + fixed["imports"] + of_tracking)
     text = as_markdown(report, quick)
     click.echo(text)
     # a quick look does not replace the figures that the README cites
     target = Path("results" if not quick else tempfile.gettempdir())
-    (target / "throughput.json").write_text(json.dumps(report, indent=2) + "\n")
-    (target / "throughput.md").write_text(text)
-    click.echo(f"written to {target}/throughput.md and .json")
+    keep(target / "throughput.json", target / "throughput.md", report, text)
+    minutes = (time.monotonic() - begun) / 60
+    click.echo(f"written to {target}/throughput.md and .json, after {minutes:.1f} minutes")
+
+
+def keep(json_file: Path, markdown_file: Path, report: dict, section: str) -> None:
+    """Put a report into its place among those of other CPUs, in both files."""
+    reports = json.loads(json_file.read_text()) if json_file.exists() else {}
+    json_file.write_text(json.dumps({**reports, cpu(): report}, indent=2) + "\n")
+    old = markdown_file.read_text() if markdown_file.exists() else "# Throughput\n"
+    head, *sections = re.split(r"^(?=## )", old, flags=re.MULTILINE)
+    others = [other.strip() for other in sections if not other.startswith(f"## {cpu()}\n")]
+    markdown_file.write_text("\n\n".join([head.strip(), section.strip(), *others]) + "\n")
 
 
 def as_markdown(report: dict, quick: bool) -> str:
-    """The report as a table, with what was measured and where."""
+    """The section of this CPU: what was measured, and how."""
     lines = [
-        "# Throughput",
+        f"## {cpu()}",
         "",
-        f"`make bench{' QUICK=1' if quick else ''}`, {report['date']}; {report['machine']}; "
-        f"{report['versions']}; {report['protocol']}.",
+        f"`make bench{' QUICK=1' if quick else ''}` at commit {report['commit']}, "
+        f"{report['date']}; {report['machine']}; {report['versions']}; {report['protocol']}.",
         "",
         "Training images per second: (a) the reference loop, (b) one run of ours on all cores, "
-        "(c) one run of ours per core at once, added. Floor: the measured matrix-product rate, "
-        f"{report['gflops_per_core']:.0f} GFLOP/s per core, at {GFLOP_PER_EPOCH} GFLOP an epoch.",
+        "(c) one run of ours per core at once, added, (d) as (c), with `nn.Conv2d` and "
+        "`nn.MaxPool2d` in place of `pipeline/models/pooled.py`. Floor: the rate of the fastest "
+        f"matrix product of torch, {report['gflops_per_core']:.0f} GFLOP/s per core, at "
+        f"{GFLOP_PER_EPOCH} GFLOP an epoch.",
         "",
-        "| layer | training images | (a) | (b) | (c) | (b)/(a) | (c)/(a) | floor/(c) |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| layer | images | (a) | (b) | (c) | (d) | (b)/(a) | (c)/(a) | (c)/(d) | floor/(c) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for layer in LAYERS:
         for kind, result in report[layer].items():
-            a, b, c = (f"{value:,.0f}" for value in result["images_per_second"].values())
+            rates = " | ".join(f"{rate:,.0f}" for rate in result["images_per_second"].values())
             lines.append(
-                f"| {layer} | {kind} | {a} | {b} | {c} | {result['ratio_one_run']:.2f} | "
-                f"{result['ratio_all_cores']:.2f} | {result['floor_ratio']:.1f} |"
+                f"| {layer} | {kind} | {rates} | {result['ratio_one_run']:.2f} | "
+                f"{result['ratio_all_cores']:.2f} | {result['ratio_products']:.2f} | "
+                f"{result['floor_ratio']:.1f} |"
             )
-    augmented = ", ".join(f"{v:.2f} ({k})" for k, v in report["augmented_over_plain"].items())
+    lines += [
+        "",
+        "| share of a training step, one thread | conv2d | coordconv2d |",
+        "| --- | --- | --- |",
+    ]
+    for kind in report["breakdown"]["conv2d"]:
+        shares = " | ".join(f"{report['breakdown'][layer][kind]:.0%}" for layer in LAYERS)
+        lines.append(f"| {kind} | {shares} |")
+    lines += [
+        "",
+        "The shares are those of 200 steps under torch.profiler, which makes each operator longer. "
+        "What is in no operator is Python, autograd and the profiler.",
+        "",
+    ]
+    steps = report["step_milliseconds"]
+    lines += [
+        f"- A training step of {layer} on one thread: {step[64]:.1f} ms with 64 images, "
+        f"{step[1]:.1f} ms with a single one."
+        for layer, step in steps.items()
+    ]
+    lines.append(
+        f"- CoordConv takes {steps['coordconv2d'][64] / steps['conv2d'][64]:.2f} times as long as "
+        "Conv for a step."
+    )
+    for layer in LAYERS if not quick else ():
+        plain, augmented = (
+            report[layer][kind]["images_per_second"]["all_cores"] for kind in ("plain", "augmented")
+        )
+        lines.append(
+            f"- An augmented epoch of {layer} takes {plain / augmented:.2f} times as long as a "
+            "plain one, in (c)."
+        )
     memory = {name: f"{value:,.0f} MiB" for name, value in report["peak_mib"].items()}
-    fixed = report["fixed_costs_seconds"]
-    lines += [
-        "",
-        *(
-            f"- A training step of {layer} on one thread: {step[64]:.1f} ms with 64 images, "
-            f"{step[1]:.1f} ms with a single one."
-            for layer, step in report["step_milliseconds"].items()
-        ),
-        f"- CoordConv takes {report['coordconv_over_conv']:.2f} times as long as Conv for a step, "
-        f"{report['coordconv_over_conv_epoch']:.2f} times for an epoch in (c).",
-        f"- Augmented over plain, time of an epoch: {augmented}.",
+    whole = f"; a whole tracked run {memory['run']}" if "run" in memory else ""
+    lines.append(
         f"- Peak resident memory of a process: (a) {memory['a']}, without its workers; "
-        f"(b) {memory['b']}, (c) {memory['c']}; a whole tracked run {memory['run']}.",
-        f"- A run's fixed costs: imports {fixed['imports']:.1f} s; data, tracking, figures and "
-        f"model archive {fixed['data_tracking_figures_model']:.1f} s; "
-        f"a new SQLite store {fixed['new_store']:.1f} s; "
-        f"an epoch's metrics {1000 * fixed['metrics_of_an_epoch']:.0f} ms.",
-        f"- Tracking, figures, model archive and reading the data: "
-        f"{report['tracking_share']:.1%} of a run of {RUN_EPOCHS} epochs (conv2d, all cores).",
+        f"(b) {memory['b']}, (c) {memory['c']}{whole}."
+    )
+    if "fixed_costs_seconds" in report:
+        fixed = report["fixed_costs_seconds"]
+        lines += [
+            f"- A run's fixed costs: imports {fixed['imports']:.1f} s; data, tracking, figures and "
+            f"model archive {fixed['data_tracking_figures_model']:.1f} s; "
+            f"a new SQLite store {fixed['new_store']:.1f} s; "
+            f"an epoch's metrics {1000 * fixed['metrics_of_an_epoch']:.0f} ms.",
+            f"- Tracking, figures, model archive and reading the data: "
+            f"{report['tracking_share']:.1%} of a run of {RUN_EPOCHS} epochs (conv2d, all cores).",
+        ]
+    lines.append(
         f"- `python -m pipeline --help` takes {report['help_over_click_seconds']:.2f} s more than "
-        "importing click.",
-    ]
-    step = report["step_milliseconds"]["conv2d"]
-    at_floor = 64 * GFLOP_PER_EPOCH / 60_000 / report["gflops_per_core"] * 1000
-    lines += [
-        "",
-        "What limits (c): the operators are small. At the rate of large matrix products, a step of "
-        f"64 images would take {at_floor:.1f} ms instead of {step[64]:.1f}. A step with a single "
-        f"image takes {step[1]:.1f} ms: that much is Python, dispatch and the start of many small "
-        "operators, forward and back. Sampled on 2026-11-23 with `perf record -e cpu-clock` "
-        "(conv2d, one thread), a training spends 39 % of its time in Python, dispatch, autograd "
-        "and memory allocation, 35 % in matrix products, which its convolutions are, 19 % in "
-        "copies and elementwise passes over intermediate results, 3 % in sampling, and 3 % in "
-        "oneDNN's convolutions, in the test pass. Tried without gain: torch.compile (25 ms a "
-        "step); oneDNN's or torch's own convolutions, which take longer with 1 to 20 channels, in "
-        "several memory layouts; AVX2 in place of AVX-512; batches of 64 cut into parts that fit "
-        "the cache (larger images are); flushing denormal numbers; glibc's allocation thresholds "
-        "(larger images gain by them); huge pages, and other allocators.",
-    ]
+        "importing click."
+    )
     return "\n".join(lines) + "\n"
-
-
-def _processor() -> str:
-    names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

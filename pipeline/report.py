@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline import statistics, tracking
 from pipeline.errors import PipelineError
+from pipeline.machine import TAGS, ran_on
 from pipeline.params import TEST_IMAGES, RunParams, kind_of
 from pipeline.statistics import McNemar, Pair, Summary
 from pipeline.tracking import RecordedRun
@@ -31,6 +32,7 @@ class RunResult:
 
     last_accuracy: after the last epoch, which no selection touches; None if it was not logged.
     pose_deviation: see `metrics.pose_deviation`, for the unit, too; None where there is none.
+    ran_on: versions, CPU and so on, see `machine.ran_on`.
     curves: the value of each epoch, by metric; those of `CURVES` that were logged.
     """
 
@@ -45,6 +47,7 @@ class RunResult:
     run_id: str
     name: str
     url: str
+    ran_on: dict[str, str]
     curves: dict[str, dict[int, float]]
 
 
@@ -128,6 +131,19 @@ class Protocol:
         size = self.params.get("validation_size")
         images = f"{size:,} validation images" if size else "held-out validation images"
         return f"test accuracy of the best epoch, selected on {images}"
+
+    @property
+    def machines(self) -> dict[str, dict[str, Counter[str]]]:
+        """What the runs differ in of what they ran on: by fact and value, the runs of each group.
+
+        A value that a run has no tag for is `not recorded`. What no run has recorded is left out.
+        """
+        found: dict[str, dict[str, Counter[str]]] = {}
+        for run in (run for group in self.groups for run in group.runs):
+            for fact in TAGS:
+                value = run.ran_on.get(fact, "not recorded")
+                found.setdefault(fact, {}).setdefault(value, Counter())[run.group] += 1
+        return {fact: values for fact, values in found.items() if len(values) > 1}
 
 
 @dataclass(frozen=True)
@@ -307,8 +323,9 @@ def _rank(name: str, value: Any) -> tuple[bool, Any]:
 _NOUNS = {"conv_layer": "layer", "architecture": "architecture"}
 
 
-def _result(group: str, params: RunParams, run: RecordedRun) -> RunResult:
-    curves = {name: tracking.metric_history(run.run_id, name) for name in CURVES}
+def _result(
+    group: str, params: RunParams, run: RecordedRun, curves: dict[str, dict[int, float]]
+) -> RunResult:
     return RunResult(
         group=group,
         seed=params.seed,
@@ -321,13 +338,19 @@ def _result(group: str, params: RunParams, run: RecordedRun) -> RunResult:
         run_id=run.run_id,
         name=run.name,
         url=run.url,
+        ran_on=ran_on(run.tags),
         curves={name: curve for name, curve in curves.items() if curve},
     )
 
 
 def _group(values: dict[str, Any], members: list[tuple[RunParams, RecordedRun]]) -> Group:
     name = kind_of(values)
-    runs = [_result(name, params, run) for params, run in members]
+    run_ids = [run.run_id for _, run in members]
+    histories = {metric: tracking.metric_histories(run_ids, metric) for metric in CURVES}
+    runs = [
+        _result(name, params, run, {metric: histories[metric][run.run_id] for metric in CURVES})
+        for params, run in members
+    ]
     last = [run.last_accuracy for run in runs if run.last_accuracy is not None]
     poses = [run.pose_deviation for run in runs if run.pose_deviation is not None]
     champion = max(runs, key=lambda run: (run.accuracy, -run.loss))

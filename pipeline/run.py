@@ -25,6 +25,7 @@ from pipeline.data.warps import IMAGE_SIZES
 from pipeline.errors import PipelineError
 from pipeline.gallery import animation, caption, eight_poses, is_frame, poses_file, transformed
 from pipeline.grids import TRANSFORMS
+from pipeline.machine import machine_tags
 from pipeline.metrics import Scores, pose_deviation, score
 from pipeline.models.portable import PortableModel
 from pipeline.models.stn import SpatialTransformerNetwork, build_model
@@ -83,8 +84,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
             "stn.protocol": protocol,
             "stn.selection": params.selection,
             "stn.data_digest": mnist.DIGEST,
-            "stn.machine": f"{device}, {torch.get_num_threads()} threads, "
-            f"torch {torch.__version__}",
+            **machine_tags(str(device)),
         },
         run_id=study_run.run_id if study_run else None,
     ) as run:

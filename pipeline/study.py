@@ -31,7 +31,7 @@ from pipeline.tables import for_note
 from pipeline.tracking import RecordedRun, TrackedRun
 from pipeline.workers import Task, Workers
 
-CHECKPOINTS = Path("checkpoints")  # of unfinished runs, by run id; a finished run needs none
+CHECKPOINTS = "checkpoints"  # of unfinished runs, by run id; a finished run needs none
 LOOK_SECONDS = 2.0  # between two looks at the store for progress
 
 
@@ -115,12 +115,12 @@ def _compared_by(study: Study) -> str:
 
 
 def _folder(study: Study, started: RecordedRun | None) -> Path:
-    """Where the checkpoints of a study are: here, or where it was started before.
+    """Where the checkpoints of a study are: beside the store, or where it was started before.
 
     Raises:
         PipelineError: if it is running, or was killed, on another machine.
     """
-    here = CHECKPOINTS.absolute()
+    here = tracking.local_folder() / CHECKPOINTS
     if started is None:
         return here
     host = started.tags.get("stn.host")

@@ -264,6 +264,19 @@ def champion_sentences(report: Report, protocol: Protocol) -> list[str]:
     return sentences
 
 
+def machine_sentences(protocol: Protocol) -> list[str]:
+    """What the runs differ in of what they ran on: `These runs come from different CPUs: …`."""
+    return [
+        f"These runs come from different {fact}: "
+        + ", ".join(
+            f"{value} ({', '.join(f'{count} of {group}' for group, count in groups.items())})"
+            for value, groups in sorted(values.items())
+        )
+        + "."
+        for fact, values in protocol.machines.items()
+    ]
+
+
 def shortfalls(report: Report) -> list[str]:
     """What was left out and what is missing, a sentence each."""
     counts = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items())
@@ -287,6 +300,7 @@ def as_markdown(report: Report) -> str:
         champions = champion_table(protocol)
         blocks += [_markdown_table(champions)] if champions else []
         blocks += champion_sentences(report, protocol)
+        blocks += machine_sentences(protocol)
     blocks += [group_note(report.protocols)]
     blocks += shortfalls(report)
     return "\n\n".join(blocks) + "\n"
@@ -302,7 +316,7 @@ def for_note(markdown: str) -> str:
 def as_csv(report: Report) -> str:
     """One line per run; fractions, not percent."""
     text = io.StringIO()
-    names = [field.name for field in fields(RunResult) if field.name != "curves"]
+    names = [field.name for field in fields(RunResult) if field.name not in ("curves", "ran_on")]
     writer = csv.DictWriter(text, ["protocol", "selection", "run", *names], lineterminator="\n")
     writer.writeheader()
     for protocol in report.protocols:

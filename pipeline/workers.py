@@ -16,6 +16,7 @@ from pathlib import Path
 
 from loky import ProcessPoolExecutor, cpu_count
 from loky.process_executor import BrokenProcessPool, ShutdownExecutorError
+from tqdm import tqdm
 
 from pipeline.errors import PipelineError
 from pipeline.params import RunParams
@@ -133,6 +134,8 @@ def _executor() -> ProcessPoolExecutor:
 
 def _start(parent: int) -> None:
     """Prepare a worker process: interruptions are the parent's to handle; nobody outlives it."""
+    # tqdm's own lock is a semaphore, which Python reports as leaked where a process is killed
+    tqdm.set_lock(threading.RLock())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 

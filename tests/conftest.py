@@ -85,15 +85,23 @@ def log_run(store) -> Callable[..., str]:
 
     It takes the accuracy as a fraction, or an error to end with, and parameters; `curves`, each
     metric's values over the epochs; `metrics`, further ones of the selected model; `files`, the
-    artifacts; and `study`.
+    artifacts; `tags`, further ones; and `study`.
     """
     from pipeline import tracking  # slow to import, too
 
     def log(
-        accuracy=0.9, error=None, curves=None, metrics=None, files=None, study=None, **given
+        accuracy=0.9,
+        error=None,
+        curves=None,
+        metrics=None,
+        files=None,
+        tags=None,
+        study=None,
+        **given,
     ) -> str:
         params = resolve({key: str(value) for key, value in given.items()})
         tags = {
+            **(tags or {}),
             "stn.protocol": protocol_label(params),
             "stn.selection": params.selection,
             "stn.data_digest": "d",

@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 
 import mlflow
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 from pipeline import cli, statistics, tracking
 from pipeline.compare import compare_runs
 from pipeline.errors import PipelineError
-from tests.conftest import poses_file
+from tests.conftest import PROJECT, poses_file
 
 # the predecessor's ten runs, in percent
 PUBLISHED = {
@@ -403,3 +406,45 @@ def test_without_runs_one_line_says_so_and_no_run_is_opened(log_run, experiment)
 def test_the_command_lines_default_margin_is_that_of_the_statistics():
     defaults = {option.name: option.default for option in cli.compare.params}
     assert defaults["margin"] == statistics.MARGIN
+
+
+def test_runs_of_two_versions_and_threads_are_told_apart_in_a_line_each(log_run):
+    for seed in range(2):
+        newer = {"stn.torch": "2.15.0", "stn.numpy": "2.4.6", "stn.threads": "1"}
+        log_run(seed=seed, conv_layer="conv2d", tags={**newer, "stn.torch": "2.14.1"})
+        log_run(seed=seed, conv_layer="coordconv2d", tags=newer | {"stn.threads": str(1 + seed)})
+    done = compare_runs(None)
+    sentences = [line for line in done.markdown.splitlines() if line.startswith("These runs")]
+    assert sentences == [
+        "These runs come from different versions of torch: "
+        "2.14.1 (2 of conv2d), 2.15.0 (2 of coordconv2d).",
+        "These runs come from different numbers of threads: "
+        "1 (2 of conv2d, 1 of coordconv2d), 2 (1 of coordconv2d).",
+    ]
+    page = artifact(done, "comparison.html")
+    assert all(f'<p class="missing">{sentence}</p>' in page for sentence in sentences)
+
+
+def test_runs_that_recorded_no_commit_or_another_are_told_apart(log_run):
+    commit = {"stn.commit": "abc", "stn.dirty": "false"}
+    log_run(seed=0, tags=commit)
+    log_run(seed=1, tags=commit | {"stn.dirty": "true"})
+    log_run(seed=2)
+    assert (
+        "These runs come from different commits: abc (1 of conv2d), abc with uncommitted changes "
+        "(1 of conv2d), not recorded (1 of conv2d)."
+    ) in compare_runs(None).markdown
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("command", ["compare", "store"])
+def test_a_command_without_a_network_does_without_torch_and_scikit_learn(store, command):
+    code = (
+        f"from pipeline.cli import main; main(['{command}'], standalone_mode=False)\n"
+        "import sys; assert not {'torch', 'torchvision', 'sklearn'} & sys.modules.keys()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

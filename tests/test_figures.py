@@ -82,10 +82,10 @@ def test_run_curves_show_each_run_thin_and_the_mean_of_a_group_thick():
     figure = figures.run_curves_figure(groups)
     loss, accuracy = figure.axes
     assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("cross-entropy", "accuracy [%]")
-    thin, thick = [], []
-    for line in accuracy.lines:
-        (thick if line.get_linewidth() > 1 else thin).append(line)
+    thin = [curve for group in accuracy.collections for curve in group.get_segments()]
     assert len(thin) == 3
+    np.testing.assert_allclose(thin[0][:2], [[1, 10], [2, 98]])
+    thick = accuracy.lines
     assert [line.get_label() for line in thick] == ["mean of conv2d (n=2)", "other"]
     # the epochs that all runs of the group have
     epochs, mean = thick[0].get_xydata().T
@@ -102,7 +102,7 @@ def test_run_curves_show_each_run_thin_and_the_mean_of_a_group_thick():
 def test_the_curves_of_eight_groups_are_told_apart_without_colour():
     run = {"test_accuracy": {1: 0.9, 2: 0.95}, "train_loss": {1: 0.5, 2: 0.4}}
     figure = figures.run_curves_figure({f"group {n}": [run, run] for n in range(8)})
-    lines = [line for line in figure.axes[1].lines if line.get_linewidth() > 1]
+    lines = figure.axes[1].lines
     hollow = [line.get_markerfacecolor() == "white" for line in lines]
     looks = {
         (line.get_linestyle(), line.get_marker(), empty)

@@ -5,6 +5,8 @@ import re
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from pipeline.data.warps import IMAGE_SIZES
 from pipeline.grids import TRANSFORMS
@@ -26,6 +28,7 @@ MAY_KNOW = {
     "models.layers": {"models.coordconv", "models.pooled"},
     "models.stn": {"errors", "grids", "models.layers"},
     "models.portable": set(),
+    "machine": set(),
     "metrics": set(),
     "statistics": set(),
     "figures": {"metrics", "statistics"},
@@ -49,6 +52,7 @@ MAY_KNOW = {
         "errors",
         "figures",
         "gallery",
+        "machine",
         "metrics",
         "models.portable",
         "models.stn",
@@ -57,7 +61,7 @@ MAY_KNOW = {
         "train",
     },
     "evaluate": {"data", "data.distorted", "data.mnist", "figures", "metrics", "tracking"},
-    "report": {"errors", "params", "statistics", "tracking"},
+    "report": {"errors", "machine", "params", "statistics", "tracking"},
     "tables": {"report", "statistics"},
     "page": {"figures", "report", "tables"},
     "compare": {"errors", "page", "report", "statistics", "tables", "tracking"},
@@ -128,11 +132,41 @@ def test_the_replication_preset_is_the_defaults():
     assert preset.protocol == RunParams().protocol
 
 
-def test_conda_repeats_the_requirements():
-    lines = (PROJECT / "requirements.txt").read_text().splitlines()
-    requirements = [re.sub(r"\s*#.*", "", line) for line in lines if not line.startswith("#")]
+def lines_of(name):
+    """A requirements file's lines, without comments, hashes and options."""
+    lines = (PROJECT / name).read_text().splitlines()
+    lines = [re.sub(r"\s+(#.*|\\)$", "", line) for line in lines]
+    return [line for line in lines if re.match(r"[a-zA-Z0-9]", line)]
+
+
+def locked_versions(name: str) -> dict[str, set[str]]:
+    """By package, its versions in a lock: one, or one for each range of Python versions."""
+    versions: dict[str, set[str]] = {}
+    for requirement in map(Requirement, lines_of(name)):
+        (pin,) = requirement.specifier
+        assert pin.operator == "=="
+        versions.setdefault(canonicalize_name(requirement.name), set()).add(pin.version)
+    return versions
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+def test_the_lock_has_a_version_of_each_requirement_and_hashes_of_all(name):
+    locked = locked_versions(f"{name}.lock")
+    for requirement in map(Requirement, lines_of(f"{name}.txt")):
+        assert any(bound.operator == ">=" for bound in requirement.specifier), "no lowest version"
+        versions = locked[canonicalize_name(requirement.name)]
+        assert all(version in requirement.specifier for version in versions)
+    text = (PROJECT / f"{name}.lock").read_text()
+    packages = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert all("--hash=sha256:" in package for package in packages)
+
+
+def test_both_locks_and_conda_agree():
+    locked = locked_versions("requirements.lock")
+    assert locked.items() <= locked_versions("requirements-dev.lock").items()
     conda = yaml.safe_load((PROJECT / "conda.yaml").read_text())["dependencies"]
-    assert next(entry["pip"] for entry in conda if isinstance(entry, dict)) == requirements
+    pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
+    assert pip == lines_of("requirements.lock")
 
 
 def test_the_readme_lists_every_parameter_as_it_is():

@@ -113,8 +113,43 @@ def test_what_a_run_logged_is_read_back(store):
     history = tracking.metric_history(run.run_id, "test_accuracy")
     assert list(history.items()) == [(1, 0.55), (2, 0.6), (3, 0.7)]
     assert tracking.metric_history(run.run_id, "no_metric") == {}
+    with tracking.open_run("another", "") as another:
+        pass
+    histories = tracking.metric_histories([run.run_id, another.run_id], "test_accuracy")
+    assert histories == {run.run_id: history, another.run_id: {}}
+    assert list(histories[run.run_id]) == [1, 2, 3]
     assert tracking.artifact_text(run.run_id, "notes.txt") == "ä\n"
     assert tracking.artifact_text(run.run_id, "nothing.txt") is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [
+        ("sqlite:////some/where/mlflow.db", "/some/where"),
+        ("sqlite:///mlflow.db", "."),
+        ("file:///some/where/mlruns", "/some/where"),
+        ("http://127.0.0.1:5000", "."),
+        ("postgresql://host/database", "."),
+    ],
+)
+def test_files_lie_beside_a_local_store(tmp_path, monkeypatch, uri, folder):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert tracking.local_folder() == tmp_path / folder
+
+
+def test_artifacts_lie_beside_the_store_wherever_the_command_was_started(tmp_path, monkeypatch):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store/mlflow.db")
+    tracking.check_store()
+    for experiment in ("Default", "stn-mnist"):
+        with tracking.open_run("name", "", experiment=experiment) as run:
+            run.log_artifacts({"notes.txt": "x"})
+        place = tmp_path / "store" / "mlruns" / run.experiment_id / run.run_id
+        assert (place / "artifacts/notes.txt").read_text() == "x"
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def logged_model():

@@ -1,8 +1,13 @@
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,16 +47,16 @@ class Checkout:
             command, cwd=self.folder, env=self.environment, **{**usual, **settings}
         )
 
-    def run(self, *command: str) -> subprocess.CompletedProcess:
-        process = self.start(*command)
+    def run(self, *command: str, **settings) -> subprocess.CompletedProcess:
+        process = self.start(*command, **settings)
         output, errors = process.communicate(timeout=300)
         return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
-    def pipeline(self, *arguments: str) -> subprocess.CompletedProcess:
-        return self.run(sys.executable, "-m", "pipeline", *arguments)
+    def pipeline(self, *arguments: str, **settings) -> subprocess.CompletedProcess:
+        return self.run(sys.executable, "-m", "pipeline", *arguments, **settings)
 
-    def mlflow_run(self, *arguments: str) -> subprocess.CompletedProcess:
-        return self.run("mlflow", "run", ".", "--env-manager", "local", *arguments)
+    def mlflow_run(self, *arguments: str, **settings) -> subprocess.CompletedProcess:
+        return self.run("mlflow", "run", ".", "--env-manager", "local", *arguments, **settings)
 
     def client(self) -> mlflow.MlflowClient:
         return mlflow.MlflowClient(tracking_uri=self.uri)
@@ -59,6 +64,37 @@ class Checkout:
     def statuses(self) -> list[str]:
         experiments = [e.experiment_id for e in self.client().search_experiments()]
         return [run.info.status for run in self.client().search_runs(experiments)]
+
+
+ONE_SCREEN = {"stderr": subprocess.STDOUT}  # both streams in their order, as a terminal shows them
+
+
+def last_line(screen: str) -> str:
+    """The last line that a command leaves on the screen, but for what `mlflow run` says itself."""
+    lines = screen.splitlines()
+    if re.search(r"mlflow\.\S+: === Run .* (succeeded|failed) ===", lines[-1]):
+        lines.pop()
+    return lines[-1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answer_of(server: subprocess.Popen, request: urllib.request.Request | str) -> bytes:
+    """What a server that has just been started answers, once it does."""
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return response.read()
+        except urllib.error.HTTPError:
+            raise
+        except OSError:  # it does not listen yet
+            assert server.poll() is None, server.communicate()
+            time.sleep(0.5)
+    raise TimeoutError("the server does not answer")
 
 
 def check_out(folder: Path) -> Checkout:
@@ -72,6 +108,7 @@ def check_out(folder: Path) -> Checkout:
     (folder / "data").symlink_to(PROJECT / "data")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes that idle
     environment["OMP_NUM_THREADS"] = "1"  # another test runs beside this one
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     return Checkout(folder, environment)
@@ -86,4 +123,5 @@ def checkout(tmp_path) -> Checkout:
 def main_job(tmp_path_factory) -> tuple[Checkout, subprocess.CompletedProcess]:
     """The project's main job, done once: a training by a bare `mlflow run .`, one epoch long."""
     checkout = check_out(tmp_path_factory.mktemp("checkout"))
-    return checkout, checkout.mlflow_run("-P", "conv_layer=coordconv2d", "-P", "epochs=1")
+    training = checkout.mlflow_run("-P", "conv_layer=coordconv2d", "-P", "epochs=1", **ONE_SCREEN)
+    return checkout, training

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.end_to_end.conftest import check_out
+from tests.end_to_end.conftest import ONE_SCREEN, check_out, last_line
 
 # 10,000 training images in a few large batches; what it learns does not matter here
 SMALL = {"epochs": 3, "batch_size": 512, "validation_size": 50_000, "lr": 0.05, "momentum": 0.5}
@@ -31,7 +31,8 @@ def small_study(tmp_path_factory):
     """An undisturbed study by `mlflow run`: the checkout, the finished process."""
     checkout = check_out(tmp_path_factory.mktemp("study"))
     given = arguments(("-P", "{0}={1}"), **SMALL, runs=1)
-    return checkout, checkout.mlflow_run("-e", "study", "--experiment-name", "stn-mnist", *given)
+    command = ["-e", "study", "--experiment-name", "stn-mnist", *given]
+    return checkout, checkout.mlflow_run(*command, **ONE_SCREEN)
 
 
 def runs_of(checkout):
@@ -66,8 +67,9 @@ def table_of(checkout, parent):
 
 def test_a_study_ends_with_its_table_and_its_runs_nested(small_study):
     checkout, done = small_study
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout
     parent, nested = runs_of(checkout)
+    assert last_line(done.stdout).startswith(f"run {parent.info.run_id}: see http://")
     assert parent.info.status == "FINISHED"
     assert parent.info.run_name.startswith("study replication epochs=3")
     assert {name: run.info.status for name, run in nested.items()} == {
@@ -184,21 +186,23 @@ def test_a_killed_study_leaves_nothing_running_and_nothing_double(killed_study):
 
 
 def test_an_interrupted_study_closes_its_runs_and_says_so(checkout):
-    process = checkout.start(*study_command(epochs=50))
-    assert "to be started" in process.stdout.readline()
-    time.sleep(3)
+    process = checkout.start(*study_command(epochs=500), **ONE_SCREEN)
+    for line in process.stdout:
+        if re.match(r"\d\d:\d\d:\d\d 0/2 runs", line):  # its processes train
+            break
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    screen, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "is closed as KILLED" in errors
-    assert "Traceback" not in errors
+    assert "is closed as KILLED" in screen
+    assert "Traceback" not in screen
+    assert last_line(screen) == "interrupted"
     assert set(checkout.statuses()) == {"KILLED"}
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(checkout):
-    done = checkout.run(*study_command(conv_layer="conv2d", lr="0.1,1e30", epochs=1))
+    done = checkout.run(*study_command(conv_layer="conv2d", lr="0.1,1e30", epochs=1), **ONE_SCREEN)
     assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
+    last = last_line(done.stdout)
     assert last.startswith("Error: 1 of 2 runs failed")
     assert "conv2d lr=1e+30 seed=0 failed: training diverged in epoch 1" in last
     parent, nested = runs_of(checkout)

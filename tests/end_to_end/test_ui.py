@@ -2,11 +2,11 @@
 
 import re
 import sys
-import time
-import urllib.request
 
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.end_to_end.conftest import answer_of
 
 
 def test_the_printed_addresses_show_the_runs(main_job, browser):
@@ -15,13 +15,7 @@ def test_the_printed_addresses_show_the_runs(main_job, browser):
     server = checkout.start(sys.executable, "-m", "pipeline", "ui")
     try:
         runs_page = re.search(r"the runs are at (\S+)", server.stdout.readline())[1]
-        for _ in range(120):
-            try:
-                urllib.request.urlopen("http://127.0.0.1:5000", timeout=5)
-                break
-            except OSError:
-                assert server.poll() is None
-                time.sleep(0.5)
+        answer_of(server, "http://127.0.0.1:5000")
 
         def shows(page, *texts):
             browser.get("about:blank")
