@@ -8,10 +8,7 @@ import pytest
 
 from tests.end_to_end.conftest import Checkout, answer_of, check_out, free_port
 
-QUICK = [
-    *("-P", "epochs=1", "-P", "batch_size=500", "-P", "validation_size=50000"),
-    *("--env-manager", "local"),
-]
+QUICK = ["-P", "iterations=5", "--env-manager", "local"]
 
 
 @pytest.fixture(scope="module")

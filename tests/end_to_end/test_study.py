@@ -1,29 +1,17 @@
 """Whole studies by real commands, undisturbed and killed; on a part of MNIST, to be quick."""
 
-import json
 import os
 import random
 import re
 import signal
-import sys
 import time
 
 import pytest
 
 from tests.end_to_end.conftest import ONE_SCREEN, check_out, last_line
+from tests.end_to_end.studies import SMALL, arguments, runs_of, study_command
 
-# 10,000 training images in a few large batches; what it learns does not matter here
-SMALL = {"epochs": 3, "batch_size": 512, "validation_size": 50_000, "lr": 0.05, "momentum": 0.5}
 TIMES = {"epoch_seconds", "images_per_second"}  # the only metrics that may differ
-
-
-def arguments(form, **given):
-    return [part.format(name, value) for name, value in given.items() for part in form]
-
-
-def study_command(**given):
-    options = arguments(("--{0}", "{1}"), **{**SMALL, "runs": 1, **given})
-    return [sys.executable, "-m", "pipeline", "study", *options]
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +21,6 @@ def small_study(tmp_path_factory):
     given = arguments(("-P", "{0}={1}"), **SMALL, runs=1)
     command = ["-e", "study", "--experiment-name", "stn-mnist", *given]
     return checkout, checkout.mlflow_run(*command, **ONE_SCREEN)
-
-
-def runs_of(checkout):
-    """The study's parent run, and its nested runs by name."""
-    experiment = checkout.client().get_experiment_by_name("stn-mnist")
-    runs = checkout.client().search_runs([experiment.experiment_id])
-    nested = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    (parent,) = [run for run in runs if "stn.study" in run.data.tags and run not in nested]
-    assert {run.data.tags["mlflow.parentRunId"] for run in nested} == {parent.info.run_id}
-    names = [run.info.run_name for run in nested]
-    assert len(names) == len(set(names)), "a run is double"
-    return parent, dict(zip(names, nested, strict=True))
 
 
 def history_of(checkout, run):
@@ -126,10 +102,10 @@ def test_more_runs_are_added_to_a_finished_study(small_study):
 
 @pytest.fixture(scope="module")
 def killed_study(tmp_path_factory):
-    """The same study, killed with SIGKILL at three random moments and started again each time."""
+    """The same study, killed with SIGKILL at two random moments and started again each time."""
     checkout = check_out(tmp_path_factory.mktemp("killed"))
     chance = random.Random()
-    for whom in ("parent", "all", "parent"):
+    for whom in ("parent", "all"):
         seconds = chance.uniform(7, 20)
         print(f"kill {whom} after {seconds:.1f} s")
         process = checkout.start(*study_command(), start_new_session=True)
@@ -183,91 +159,3 @@ def test_a_killed_study_leaves_nothing_running_and_nothing_double(killed_study):
     versions = killed.client().search_model_versions("name='stn-mnist'")
     assert sorted(v.run_id for v in versions) == sorted(r.info.run_id for r in nested.values())
     assert not list((killed.folder / "checkpoints").glob("*.pt"))
-
-
-def test_an_interrupted_study_closes_its_runs_and_says_so(checkout):
-    process = checkout.start(*study_command(epochs=500), **ONE_SCREEN)
-    for line in process.stdout:
-        if re.match(r"\d\d:\d\d:\d\d 0/2 runs", line):  # its processes train
-            break
-    process.send_signal(signal.SIGINT)
-    screen, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "is closed as KILLED" in screen
-    assert "Traceback" not in screen
-    assert last_line(screen) == "interrupted"
-    assert set(checkout.statuses()) == {"KILLED"}
-
-
-def test_a_run_that_diverges_does_not_stop_the_others(checkout):
-    done = checkout.run(*study_command(conv_layer="conv2d", lr="0.1,1e30", epochs=1), **ONE_SCREEN)
-    assert done.returncode == 1
-    last = last_line(done.stdout)
-    assert last.startswith("Error: 1 of 2 runs failed")
-    assert "conv2d lr=1e+30 seed=0 failed: training diverged in epoch 1" in last
-    parent, nested = runs_of(checkout)
-    assert parent.info.status == "FAILED"
-    assert {name: run.info.status for name, run in nested.items()} == {
-        "conv2d lr=0.1 seed=0": "FINISHED",
-        "conv2d lr=1e+30 seed=0": "FAILED",
-    }
-    path = checkout.client().download_artifacts(parent.info.run_id, "comparison.md")
-    with open(path) as file:
-        assert "conv2d lr=1e+30 seed=0 failed: training diverged" in file.read()
-
-
-RACE = """
-import json, sys
-import numpy as np
-from pipeline import tracking
-tracking.check_store()
-with tracking.open_run("race", "", params={"number": sys.argv[1]}) as run:
-    run.log_dataset("same", "training", np.zeros((4, 1)), np.zeros(4))
-    for step in range(20):
-        run.log_metrics({"a": 1.0, "b": 2.0}, step=step)
-print(json.dumps(run.run_id))
-"""
-
-
-def test_a_creation_of_the_store_that_is_killed_can_be_repeated(checkout):
-    command = [sys.executable, "-m", "pipeline", "store"]
-    process = checkout.start(*command)
-    partial = checkout.folder / "mlflow.db.new"
-    while process.poll() is None and not partial.exists():
-        time.sleep(0.01)
-    time.sleep(0.4)  # amid the tables
-    process.kill()
-    process.communicate()
-    assert not (checkout.folder / "mlflow.db").exists()
-    assert checkout.run(*command).returncode == 0
-    assert checkout.run(sys.executable, "-c", RACE, "1").returncode == 0
-
-
-def test_eight_processes_may_create_one_store_and_write_to_it_at_once(checkout):
-    processes = [checkout.start(sys.executable, "-c", RACE, str(n)) for n in range(8)]
-    ended = [process.communicate(timeout=200) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 8, ended
-    run_ids = {json.loads(output.splitlines()[-1]) for output, _ in ended}
-    assert len(run_ids) == 8
-    assert set(checkout.statuses()) == {"FINISHED"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("time", range(3))
-def test_eight_trainings_at_once_on_a_fresh_store(checkout, time):
-    options = arguments(("--{0}", "{1}"), **{**SMALL, "epochs": 1, "threads": 1})
-    processes = [
-        checkout.start(sys.executable, "-m", "pipeline", "train", *options, "--seed", str(n))
-        for n in range(8)
-    ]
-    ended = [process.communicate(timeout=600) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 8, ended
-    assert checkout.statuses() == ["FINISHED"] * 8
-    assert len(checkout.client().search_model_versions("name='stn-mnist'")) == 8
-
-
-@pytest.mark.slow
-def test_a_study_with_eight_workers_on_a_fresh_store(checkout):
-    done = checkout.run(*study_command(runs=4, workers=8, epochs=1))
-    assert done.returncode == 0, done.stderr
-    assert checkout.statuses() == ["FINISHED"] * 9

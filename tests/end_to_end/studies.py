@@ -1,0 +1,27 @@
+"""A study on a part of MNIST that is quick, and what it left in the store."""
+
+import sys
+
+# 10,000 training images in a few large batches; what it learns does not matter here
+SMALL = {"epochs": 3, "batch_size": 512, "validation_size": 50_000, "lr": 0.05, "momentum": 0.5}
+
+
+def arguments(form, **given):
+    return [part.format(name, value) for name, value in given.items() for part in form]
+
+
+def study_command(**given):
+    options = arguments(("--{0}", "{1}"), **{**SMALL, "runs": 1, **given})
+    return [sys.executable, "-m", "pipeline", "study", *options]
+
+
+def runs_of(checkout):
+    """The study's parent run, and its nested runs by name."""
+    experiment = checkout.client().get_experiment_by_name("stn-mnist")
+    runs = checkout.client().search_runs([experiment.experiment_id])
+    nested = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    (parent,) = [run for run in runs if "stn.study" in run.data.tags and run not in nested]
+    assert {run.data.tags["mlflow.parentRunId"] for run in nested} == {parent.info.run_id}
+    names = [run.info.run_name for run in nested]
+    assert len(names) == len(set(names)), "a run is double"
+    return parent, dict(zip(names, nested, strict=True))
