@@ -160,9 +160,9 @@ OPERATORS = {
 
 def breakdown(conv_layer: str) -> dict[str, float]:
     """Shares of a training step's time on one thread, by kind of operator, as torch's profiler sees
-    200 steps. What is in no operator is Python, autograd and the profiler itself."""
+    100 steps. What is in no operator is Python, autograd and the profiler itself."""
     shares = dict.fromkeys([*OPERATORS, "other operators"], 0.0)
-    for number, passed in passes(RunParams(conv_layer=conv_layer), steps=200):
+    for number, passed in passes(RunParams(conv_layer=conv_layer), steps=100):
         if number == 0:
             passed()  # warms up
             continue
@@ -282,6 +282,7 @@ def seconds_of(*arguments: str, **settings) -> float:
 def main(quick: bool, repetitions: int) -> None:
     """Measure, print the table, and write it into results/throughput.md and .json."""
     begun = time.monotonic()
+    os.environ["KINETO_LOG_LEVEL"] = "5"  # the profiler's library would say that it finds no GPU
     share = 0.1 if quick else 1.0
     verify_files(Path("data"))  # unpacked, as torchvision's MNIST wants them
     kinds = {"plain": False} if quick else {"plain": False, "augmented": True}
@@ -307,6 +308,8 @@ def main(quick: bool, repetitions: int) -> None:
             line = {k: round(v[-1]) for k, v in rates[layer, kind].items()}
             click.echo(f"repetition {repetition + 1}, {layer}, {kind}: {line}")
         products += in_fresh_processes(CORES, matrix_product_rate)
+        if quick and repetition > 0:
+            continue
         for layer in LAYERS:
             for images, times in steps[layer].items():
                 times.extend(in_fresh_processes(1, of_a_step, layer, images))

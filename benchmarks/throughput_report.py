@@ -60,7 +60,7 @@ def as_markdown(report: dict, quick: bool) -> str:
         lines.append(f"| {kind} | {shares} |")
     lines += [
         "",
-        "The shares are those of 200 steps under torch.profiler, which makes each operator longer. "
+        "The shares are those of 100 steps under torch.profiler, which makes each operator longer. "
         "What is in no operator is Python, autograd and the profiler.",
         "",
     ]
