@@ -7,6 +7,7 @@ import numpy as np
 from pipeline import figures, tracking
 from pipeline.data import mnist
 from pipeline.data.distorted import posed_test_set
+from pipeline.machine import machine_tags
 from pipeline.metrics import Scores, score
 
 BATCH = 250  # images per call of the model, to bound the memory
@@ -42,7 +43,7 @@ def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Eva
     train, test = mnist.load_mnist(data_dir)
     test = posed_test_set(model.dataset, test, train.images).digits
     images, labels = test.images.numpy(), test.labels.numpy()
-    tags = {"stn.data_digest": mnist.DIGEST}
+    tags = {"stn.data_digest": mnist.DIGEST, **machine_tags("cpu")}
     caution = ""
     if model.selection:
         tags["stn.selection"] = model.selection

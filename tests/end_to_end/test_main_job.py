@@ -34,6 +34,10 @@ ARTIFACTS = {
     "stn_before_after.png",
     "params.yaml",
 }
+MACHINE_TAGS = {
+    f"stn.{name}"
+    for name in ("torch", "torchvision", "mlflow", "numpy", "cpu", "device", "threads")
+}
 PNG = b"\x89PNG"
 # The archive rounds in other places than the network: where two digits are as likely, the other may
 # win. Of 10,000 images these are a few at most.
@@ -82,8 +86,7 @@ def test_the_run_holds_everything(trained):
     assert inputs.keys() == {"mnist-training", "mnist-testing"}
     assert len(set(inputs.values())) == 2
     assert run.data.tags["stn.data_digest"]
-    for name in ("torch", "torchvision", "mlflow", "numpy", "cpu", "device", "threads"):
-        assert run.data.tags[f"stn.{name}"]
+    assert run.data.tags.keys() >= MACHINE_TAGS
     history = checkout.client().get_metric_history(run.info.run_id, "best_test_accuracy")
     assert [metric.step for metric in history] == [1]
     files = {a.path for a in checkout.client().list_artifacts(run.info.run_id)}
@@ -148,6 +151,7 @@ def test_evaluate_repeats_the_numbers_of_the_training(trained, kind):
     assert "the scores are optimistic" in done.stdout
     run_id = re.match(r"run (\w+): accuracy", last_line(done.stdout))[1]
     evaluation = checkout.client().get_run(run_id)
+    assert evaluation.data.tags.keys() >= MACHINE_TAGS
     for name in ("accuracy", "f1", "loss"):
         assert evaluation.data.metrics[f"test_{name}"] == pytest.approx(
             run.data.metrics[f"best_test_{name}"], abs=A_FEW_IMAGES
