@@ -30,7 +30,7 @@ help:
 
 setup: .venv/installed
 
-# uv installs the lock in a quarter of pip's time; the lock names the version of uv that stays
+# uv installs the lock in a quarter of pip's time; the newest uv is replaced by the locked one
 .venv/installed: requirements-dev.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
@@ -43,8 +43,9 @@ lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
 lock: setup
 	$(COMPILE) requirements.txt --output-file requirements.lock
 	$(COMPILE) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
-	sed -i '/^  - pip:/q' conda.yaml
-	sed -nE 's/^([a-z0-9].*[^ \\]) *\\?$$/      - "\1"/p' requirements.lock >> conda.yaml
+	{ sed '/^  - pip:/q' conda.yaml; \
+	  sed -nE 's/^([a-z0-9].*[^ \\]) *\\?$$/      - "\1"/p' requirements.lock; } > conda.yaml.new
+	mv conda.yaml.new conda.yaml
 
 # MLflow breaks a store that several processes create at once, so `mlflow run` must find one
 store: setup

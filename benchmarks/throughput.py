@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -44,9 +44,10 @@ from benchmarks.throughput_report import (
     RUN_EPOCHS,
     as_markdown,
     keep,
+    kind_of_machine,
 )
 from pipeline.data.mnist import Digits, load_mnist, verify_files
-from pipeline.machine import cpu, machine_tags
+from pipeline.machine import machine_tags, ran_on
 from pipeline.models import coordconv, pooled
 from pipeline.models.stn import build_model
 from pipeline.params import RunParams
@@ -115,24 +116,25 @@ def use_torchs_layers() -> None:
 
 def of_a_step(conv_layer: str, images: int) -> float:
     """Milliseconds of a training step of ours with so many images, on one thread."""
+    steps = 200
+    train_once = training_pass(RunParams(conv_layer=conv_layer, batch_size=images), steps)
     seconds = []
-    for _, passed in passes(RunParams(conv_layer=conv_layer, batch_size=images), steps=200):
+    for _ in range(4):  # the first one warms up
         start = time.perf_counter()
-        passed()
+        train_once()
         seconds.append(time.perf_counter() - start)
-    return 1000 * statistics.median(seconds[1:]) / 200  # the first one warms up
+    return 1000 * statistics.median(seconds[1:]) / steps
 
 
-def passes(params: RunParams, steps: int) -> Iterator[tuple[int, Callable[[], object]]]:
-    """Four passes of a training of so many steps, on one thread, by number."""
+def training_pass(params: RunParams, steps: int) -> Callable[[], object]:
+    """A function that trains a network for so many steps on one thread, each time it is called."""
     torch.set_num_threads(1)
     train_set, _ = load_mnist("data")
     count = steps * params.batch_size
     digits = Digits(train_set.images[:count], train_set.labels[:count])
     model = network(params)
     optimizer = torch.optim.SGD(model.parameters(), lr=params.lr, fused=True)
-    for number in range(4):
-        yield number, lambda: train_epoch(model, digits, optimizer, params)
+    return lambda: train_epoch(model, digits, optimizer, params)
 
 
 # Kinds of operators, by the beginning of their name; the first that fits counts.
@@ -162,21 +164,17 @@ def breakdown(conv_layer: str) -> dict[str, float]:
     """Shares of a training step's time on one thread, by kind of operator, as torch's profiler sees
     100 steps. What is in no operator is Python, autograd and the profiler itself."""
     shares = dict.fromkeys([*OPERATORS, "other operators"], 0.0)
-    for number, passed in passes(RunParams(conv_layer=conv_layer), steps=100):
-        if number == 0:
-            passed()  # warms up
-            continue
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
-            start = time.perf_counter()
-            passed()
-            microseconds = 1e6 * (time.perf_counter() - start)
-        for event in seen.key_averages():
-            if not event.key.startswith("aten::"):
-                continue
+    train_once = training_pass(RunParams(conv_layer=conv_layer), steps=100)
+    train_once()  # warms up
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the profiler's library says that it finds no GPU
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        start = time.perf_counter()
+        train_once()
+        microseconds = 1e6 * (time.perf_counter() - start)
+    for event in seen.key_averages():
+        if event.key.startswith("aten::"):
             kinds = (kind for kind, names in OPERATORS.items() if event.key.startswith(names))
-            kind = next(kinds, "other operators")
-            shares[kind] += event.self_cpu_time_total / microseconds
-        break
+            shares[next(kinds, "other operators")] += event.self_cpu_time_total / microseconds
     return {**shares, "no operator": 1 - sum(shares.values())}
 
 
@@ -282,7 +280,6 @@ def seconds_of(*arguments: str, **settings) -> float:
 def main(quick: bool, repetitions: int) -> None:
     """Measure, print the table, and write it into results/throughput.md and .json."""
     begun = time.monotonic()
-    os.environ["KINETO_LOG_LEVEL"] = "5"  # the profiler's library would say that it finds no GPU
     share = 0.1 if quick else 1.0
     verify_files(Path("data"))  # unpacked, as torchvision's MNIST wants them
     kinds = {"plain": False} if quick else {"plain": False, "augmented": True}
@@ -326,9 +323,9 @@ def main(quick: bool, repetitions: int) -> None:
             "floor_ratio": floor_rate / c,
         }
     report: dict = {
-        "machine": f"{platform.machine()}, {cpu()}, {CORES} cores",
+        "kind": kind_of_machine(CORES),
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "commit": machine_tags("cpu").get("stn.commit", "unknown")[:7],
+        "commit": ran_on(machine_tags("cpu")).get("commits", "unknown"),
         "date": datetime.date.today().isoformat(),
         "protocol": f"{'a tenth of an epoch and of its' if quick else 'an epoch and its'} "
         f"test pass, median of {repetitions} interleaved repetitions",

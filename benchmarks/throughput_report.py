@@ -1,6 +1,7 @@
-"""The report of `benchmarks/throughput.py`: a section and an entry for each kind of CPU."""
+"""The report of `benchmarks/throughput.py`: a section and an entry for each kind of machine."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -15,23 +16,29 @@ RUN_EPOCHS = 30  # of the replicated protocol; tracking's share is of such a run
 GFLOP_PER_EPOCH = 277
 
 
+def kind_of_machine(cores: int) -> str:
+    """What a section and an entry are of: the CPU, its cores, and a limit that oneDNN was given."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    return f"{cpu()}, {cores} cores" + (f", oneDNN up to {limit}" if limit else "")
+
+
 def keep(json_file: Path, markdown_file: Path, report: dict, section: str) -> None:
-    """Put a report into its place among those of other CPUs, in both files."""
+    """Put a report into its place among those of other machines, in both files."""
     reports = json.loads(json_file.read_text()) if json_file.exists() else {}
-    json_file.write_text(json.dumps({**reports, cpu(): report}, indent=2) + "\n")
+    json_file.write_text(json.dumps({**reports, report["kind"]: report}, indent=2) + "\n")
     old = markdown_file.read_text() if markdown_file.exists() else "# Throughput\n"
     head, *sections = re.split(r"^(?=## )", old, flags=re.MULTILINE)
-    others = [other.strip() for other in sections if not other.startswith(f"## {cpu()}\n")]
+    others = [other.strip() for other in sections if not other.startswith(f"## {report['kind']}\n")]
     markdown_file.write_text("\n\n".join([head.strip(), section.strip(), *others]) + "\n")
 
 
 def as_markdown(report: dict, quick: bool) -> str:
-    """The section of this CPU: what was measured, and how."""
+    """The section of this machine: what was measured, and how."""
     lines = [
-        f"## {cpu()}",
+        f"## {report['kind']}",
         "",
         f"`make bench{' QUICK=1' if quick else ''}` at commit {report['commit']}, "
-        f"{report['date']}; {report['machine']}; {report['versions']}; {report['protocol']}.",
+        f"{report['date']}; {report['versions']}; {report['protocol']}.",
         "",
         "Training images per second: (a) the reference loop, (b) one run of ours on all cores, "
         "(c) one run of ours per core at once, added, (d) as (c), with `nn.Conv2d` and "

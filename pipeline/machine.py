@@ -3,14 +3,18 @@
 Results repeat bit by bit on the same machine with the same versions, and only there.
 """
 
+import os
 import platform
 import re
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
 CPU_FILE = Path("/proc/cpuinfo")  # of Linux
+# What tells CPUs of one name apart; a virtual machine may show no more than "AMD EPYC".
+CPU_MODEL = ("cpu family", "model", "CPU implementer", "CPU part")
 
 # What two runs may differ in, and the tag that says it; `stn.dirty` belongs to the commit.
 TAGS = {
@@ -46,38 +50,58 @@ def machine_tags(device: str) -> dict[str, str]:
 
 
 def cpu() -> str:
-    """The CPU's name, and the vector instructions that torch uses: `AMD EPYC (AVX2)`."""
+    """The CPU's name and model, and the vector instructions that torch uses.
+
+    Such as `AMD EPYC, cpu family 25, model 1 (AVX2)`.
+    """
     import torch
 
     try:
-        known = re.search(r"^model name\s*: (.*)$", CPU_FILE.read_text(), re.MULTILINE)
+        lines = re.findall(r"^([\w ]+?)\s*: (.*)$", CPU_FILE.read_text(), re.MULTILINE)
     except OSError:
-        known = None
-    name = known[1] if known else platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+        lines = []
+    known = dict(reversed(lines))  # of the first core
+    name = known.get("model name") or platform.processor() or platform.machine()
+    model = [f"{key} {known[key]}" for key in CPU_MODEL if key in known]
+    return f"{', '.join([name, *model])} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def continued(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
+    """The machine tags of a run that goes on: both values where they differ, `1, then 2`."""
+    tags = dict(now)
+    for tag, value in now.items():
+        if tag in before:
+            same = before[tag].split(", then ")[-1] == value
+            tags[tag] = before[tag] if same else f"{before[tag]}, then {value}"
+    return tags
 
 
 def ran_on(tags: dict[str, str]) -> dict[str, str]:
     """What a run's tags say, by the keys of `TAGS`; what they do not say is left out."""
     facts = {fact: tags[tag] for fact, tag in TAGS.items() if tag in tags}
-    if tags.get("stn.dirty") == "true":
-        facts["commits"] += " with uncommitted changes"
+    if "commits" in facts:
+        facts["commits"] = re.sub(r"(\w{10})\w*", r"\1", facts["commits"])
+        if "true" in tags.get("stn.dirty", ""):
+            facts["commits"] += " with uncommitted changes"
     return facts
 
 
+@cache  # the code that runs is what this process has loaded
 def _commit() -> dict[str, str]:
-    if not _git("ls-files", "pipeline/__init__.py"):  # no repository, or one around the project
+    commit = _git("rev-parse", "HEAD")
+    if not commit or not _git("ls-files", "pipeline/__init__.py"):  # or a repository around it
         return {}
     dirty = bool(_git("status", "--porcelain", "--", "."))
-    return {"stn.commit": _git("rev-parse", "HEAD"), "stn.dirty": str(dirty).lower()}
+    return {"stn.commit": commit, "stn.dirty": str(dirty).lower()}
 
 
 def _git(*arguments: str) -> str:
     """What git prints; nothing where it fails or is not installed."""
+    command = ["git", "--no-optional-locks", "-C", str(PROJECT), *arguments]
+    # a Git hook has variables that name another repository
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
     try:
-        done = subprocess.run(
-            ["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

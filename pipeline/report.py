@@ -136,13 +136,12 @@ class Protocol:
     def machines(self) -> dict[str, dict[str, Counter[str]]]:
         """What the runs differ in of what they ran on: by fact and value, the runs of each group.
 
-        A value that a run has no tag for is `not recorded`. What no run has recorded is left out.
+        A run that has not recorded a fact does not count for it.
         """
-        found: dict[str, dict[str, Counter[str]]] = {}
+        found: dict[str, dict[str, Counter[str]]] = {fact: {} for fact in TAGS}
         for run in (run for group in self.groups for run in group.runs):
-            for fact in TAGS:
-                value = run.ran_on.get(fact, "not recorded")
-                found.setdefault(fact, {}).setdefault(value, Counter())[run.group] += 1
+            for fact, value in run.ran_on.items():
+                found[fact].setdefault(value, Counter())[run.group] += 1
         return {fact: values for fact, values in found.items() if len(values) > 1}
 
 

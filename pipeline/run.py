@@ -25,7 +25,7 @@ from pipeline.data.warps import IMAGE_SIZES
 from pipeline.errors import PipelineError
 from pipeline.gallery import animation, caption, eight_poses, is_frame, poses_file, transformed
 from pipeline.grids import TRANSFORMS
-from pipeline.machine import machine_tags
+from pipeline.machine import continued, machine_tags
 from pipeline.metrics import Scores, pose_deviation, score
 from pipeline.models.portable import PortableModel
 from pipeline.models.stn import SpatialTransformerNetwork, build_model
@@ -75,6 +75,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
     train_digits, test_digits = mnist.load_mnist(params.data_dir)
 
     protocol = study_run.protocol if study_run else protocol_label(params)
+    before = tracking.tags_of(study_run.run_id) if study_run else {}
     with tracking.open_run(
         name=_name(params),
         description=_description(params, protocol),
@@ -84,7 +85,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
             "stn.protocol": protocol,
             "stn.selection": params.selection,
             "stn.data_digest": mnist.DIGEST,
-            **machine_tags(str(device)),
+            **continued(before, machine_tags(str(device))),
         },
         run_id=study_run.run_id if study_run else None,
     ) as run:

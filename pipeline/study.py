@@ -130,8 +130,8 @@ def _folder(study: Study, started: RecordedRun | None) -> Path:
         return folder
     if started.status == "RUNNING":
         raise PipelineError(
-            f"this study (run {started.run_id}) was started on {host} in {folder.parent}; "
-            "continue it there, or stop it there first"
+            f"this study (run {started.run_id}) was started on {host}, with its checkpoints in "
+            f"{folder}; continue it there, or stop it there first"
         )
     return here
 

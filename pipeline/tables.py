@@ -10,6 +10,7 @@ from pipeline.statistics import Summary, margin_text, signed
 
 RUN_COLUMNS = 10  # more runs of a group than these get no column each
 PAIR_COLUMNS = 3  # of more pairs than these, each gets a row, and its verdict a line of a list
+MACHINE_VALUES = 4  # of more versions, CPUs or commits than these, only their number is told
 NOTE_LENGTH = 7000  # characters; MLflow keeps 8000 of a tag, and more than tables stands there
 
 
@@ -265,16 +266,29 @@ def champion_sentences(report: Report, protocol: Protocol) -> list[str]:
 
 
 def machine_sentences(protocol: Protocol) -> list[str]:
-    """What the runs differ in of what they ran on: `These runs come from different CPUs: …`."""
-    return [
-        f"These runs come from different {fact}: "
-        + ", ".join(
+    """What the runs differ in of what they ran on: `These runs come from different CPUs: …`.
+
+    Of many values, their number stands for them.
+    """
+    sentences = []
+    for fact, values in protocol.machines.items():
+        if len(values) > MACHINE_VALUES:
+            sentences.append(f"These runs come from {len(values)} different {fact}.")
+            continue
+        shares = [
             f"{value} ({', '.join(f'{count} of {group}' for group, count in groups.items())})"
-            for value, groups in sorted(values.items())
-        )
-        + "."
-        for fact, values in protocol.machines.items()
-    ]
+            for value, groups in sorted(values.items(), key=lambda item: _by_number(item[0]))
+        ]
+        sentences.append(f"These runs come from different {fact}: {', '.join(shares)}.")
+    silent = sum(not run.ran_on for group in protocol.groups for run in group.runs)
+    if 0 < silent < sum(len(group.runs) for group in protocol.groups):
+        sentences.append(f"What {silent} of these runs ran on is not recorded.")
+    return sentences
+
+
+def _by_number(value: str) -> tuple[int, str]:
+    """A key that sorts numbers by size, so that 2 threads come before 16."""
+    return (int(value), "") if value.isdecimal() else (0, value)
 
 
 def shortfalls(report: Report) -> list[str]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 # An unreachable server is reported within seconds; MLflow's default of 7 retries takes minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -34,8 +34,10 @@ from mlflow.entities import ExperimentTag, LoggedModelInput, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
+from mlflow.utils.uri import is_local_uri
 
 from pipeline.errors import PipelineError
 
@@ -92,17 +94,13 @@ def check_store() -> None:
     the same moment, all but one fail; and killed meanwhile, it leaves a store that never opens.
 
     Raises:
-        PipelineError: if it cannot be written, or is not the one that `mlflow run` uses.
+        PipelineError: if it cannot be written, or lacks the run that `mlflow run` has opened.
     """
     path = _sqlite_file()
     if path is None:
         return
     if "MLFLOW_RUN_ID" in os.environ and not _has_content(path):
-        raise PipelineError(
-            f"MLFLOW_TRACKING_URI: {mlflow.get_tracking_uri()} is no store in {Path.cwd()}, where "
-            "`mlflow run` runs the project; allowed there: a server, or a SQLite file by its "
-            "absolute path, such as sqlite:////home/me/mlflow.db"
-        )
+        raise _lacks_the_run()
     exists = path.exists()
     parent = next(p for p in path.absolute().parents if p.exists())
     if exists and not path.is_file():
@@ -142,7 +140,9 @@ def _store_in(path: Path) -> "SqlAlchemyStore":
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    return SqlAlchemyStore(f"sqlite:///{path}", str(path.absolute().parent / "mlruns"))
+    artifacts = path.absolute().parent / "mlruns"
+    # MLflow reads both as addresses, in which % begins a code
+    return SqlAlchemyStore(f"sqlite:///{quote(str(path))}", quote(str(artifacts)))
 
 
 def local_folder() -> Path:
@@ -152,8 +152,8 @@ def local_folder() -> Path:
     """
     uri = mlflow.get_tracking_uri()
     path = _sqlite_file()
-    if path is None and "://" not in uri.removeprefix("file://"):
-        path = Path(unquote(uri.removeprefix("file://")))
+    if path is None and is_local_uri(uri):
+        path = Path(local_file_uri_to_path(uri))
     return path.absolute().parent if path else Path.cwd()
 
 
@@ -262,7 +262,21 @@ def current_experiment(experiment: str | None = None) -> str:
 def _projects_run() -> Run | None:
     """The run that `mlflow run` opened for this process."""
     run_id = os.environ.get("MLFLOW_RUN_ID")
-    return mlflow.get_run(run_id) if run_id else None
+    try:
+        return mlflow.get_run(run_id) if run_id else None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise _lacks_the_run() from error
+
+
+def _lacks_the_run() -> PipelineError:
+    return PipelineError(
+        f"MLFLOW_TRACKING_URI: got {_without_password(mlflow.get_tracking_uri())}, which lacks the "
+        f"run that `mlflow run` has opened: a relative path is looked for in {Path.cwd()}, where "
+        "the project runs; allowed: a server, or the absolute path of a SQLite file, such as "
+        "sqlite:////home/me/mlflow.db"
+    )
 
 
 def _experiment_id(name: str) -> str:
@@ -686,6 +700,11 @@ def close_run(run_id: str, status: str, error: str | None = None) -> None:
 def is_finished(run_id: str) -> bool:
     """Whether a run has ended well."""
     return mlflow.get_run(run_id).info.status == "FINISHED"
+
+
+def tags_of(run_id: str) -> dict[str, str]:
+    """The tags of a run."""
+    return mlflow.get_run(run_id).data.tags
 
 
 def metrics_of(run_id: str) -> dict[str, float]:

@@ -430,16 +430,31 @@ def test_runs_that_recorded_no_commit_or_another_are_told_apart(log_run):
     log_run(seed=0, tags=commit)
     log_run(seed=1, tags=commit | {"stn.dirty": "true"})
     log_run(seed=2)
+    lines = compare_runs(None).markdown.splitlines()
     assert (
         "These runs come from different commits: abc (1 of conv2d), abc with uncommitted changes "
-        "(1 of conv2d), not recorded (1 of conv2d)."
-    ) in compare_runs(None).markdown
+        "(1 of conv2d)."
+    ) in lines
+    assert "What 1 of these runs ran on is not recorded." in lines
+
+
+def test_of_many_versions_the_number_is_told_and_threads_are_sorted_by_number(log_run):
+    for seed, threads in enumerate((16, 2, 2, 4, 1)):
+        log_run(seed=seed, tags={"stn.threads": str(threads), "stn.torch": f"2.{seed}"})
+    assert [line for line in compare_runs(None).markdown.splitlines() if "These runs" in line] == [
+        "These runs come from 5 different versions of torch.",
+        "These runs come from different numbers of threads: 1 (1 of conv2d), 2 (2 of conv2d), "
+        "4 (1 of conv2d), 16 (1 of conv2d).",
+    ]
 
 
 @pytest.mark.usefixtures("published")
-@pytest.mark.parametrize("command", ["compare", "store"])
+@pytest.mark.parametrize("command", ["compare", "store", "ui"])
 def test_a_command_without_a_network_does_without_torch_and_scikit_learn(store, command):
+    if command == "store":
+        (store / "mlflow.db").unlink()
     code = (
+        "import os; os.execv = print\n"  # `ui` would become the server
         f"from pipeline.cli import main; main(['{command}'], standalone_mode=False)\n"
         "import sys; assert not {'torch', 'torchvision', 'sklearn'} & sys.modules.keys()\n"
     )

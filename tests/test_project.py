@@ -167,6 +167,8 @@ def test_the_lock_has_a_version_of_each_requirement_and_hashes_of_all(name):
     text = (PROJECT / f"{name}.lock").read_text()
     packages = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
     assert all("--hash=sha256:" in package for package in packages)
+    direct = {package.split("==")[0] for package in packages if f"-r {name}.txt" in package}
+    assert direct == {canonicalize_name(Requirement(line).name) for line in lines_of(f"{name}.txt")}
 
 
 def test_both_locks_and_conda_agree():

@@ -127,7 +127,11 @@ def test_what_a_run_logged_is_read_back(store):
     [
         ("sqlite:////some/where/mlflow.db", "/some/where"),
         ("sqlite:///mlflow.db", "."),
+        ("sqlite:////some/a%2541b/mlflow.db", "/some/a%41b"),
         ("file:///some/where/mlruns", "/some/where"),
+        ("file:/some/where/mlruns", "/some/where"),
+        ("/some/where/mlruns", "/some/where"),
+        ("./mlruns", "."),
         ("http://127.0.0.1:5000", "."),
         ("postgresql://host/database", "."),
     ],
@@ -139,15 +143,15 @@ def test_files_lie_beside_a_local_store(tmp_path, monkeypatch, uri, folder):
 
 
 def test_artifacts_lie_beside_the_store_wherever_the_command_was_started(tmp_path, monkeypatch):
-    (tmp_path / "store").mkdir()
+    (tmp_path / "a%41b").mkdir()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/a%2541b/mlflow.db")
     tracking.check_store()
     for experiment in ("Default", "stn-mnist"):
         with tracking.open_run("name", "", experiment=experiment) as run:
             run.log_artifacts({"notes.txt": "x"})
-        place = tmp_path / "store" / "mlruns" / run.experiment_id / run.run_id
+        place = tmp_path / "a%41b" / "mlruns" / run.experiment_id / run.run_id
         assert (place / "artifacts/notes.txt").read_text() == "x"
     assert not list((tmp_path / "elsewhere").iterdir())
 

@@ -131,7 +131,7 @@ def test_with_a_validation_set_the_test_set_has_no_say():
 
 
 def test_the_best_weights_are_those_of_the_best_epoch(some_digits):
-    best, history, model = fit(some_digits, epochs=4, lr=0.3, batch_size=32)
+    best, history, model = fit(some_digits, epochs=4, lr=0.1, batch_size=32)
     model.load_state_dict(best.weights)
     loss, accuracy = evaluate(model, some_digits[1], "mnist")
     assert accuracy == best.accuracy == max(m["test_accuracy"] for m in history)
@@ -234,12 +234,15 @@ def test_a_checkpoint_of_the_last_epoch_needs_no_further_training(some_digits, t
 
 
 FAULTS_OF_A_STEP = """
-import resource, torch
+import resource, sys, torch
+from pipeline import train
 from pipeline.data.mnist import Digits, load_mnist
 from pipeline.models.stn import build_model
 from pipeline.params import RunParams
 from pipeline.train import train_epoch
 
+if sys.argv[1] == "without":
+    train._keep_freed_memory = lambda: None
 torch.set_num_threads(1)
 digits = Digits(*(part[: 64 * 5] for part in load_mnist("data")[0]))
 larger = Digits(torch.nn.functional.interpolate(digits.images, size=(112, 112)), digits.labels)
@@ -255,7 +258,12 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
 def test_a_step_uses_the_memory_that_the_one_before_freed():
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS_OF_A_STEP], check=True, capture_output=True, text=True
-    )
-    assert float(done.stdout) < 2000  # pages of 4 KiB; without it, some 10,000
+    faults = []
+    for how in ("with", "without"):
+        command = [sys.executable, "-c", FAULTS_OF_A_STEP, how]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        faults.append(float(done.stdout))
+    kept, returned = faults
+    if returned < 1000:
+        pytest.skip("memory comes in pages so large that it does not matter here")
+    assert kept < returned / 2

@@ -3,7 +3,7 @@
 oneDNN, which does torch's convolutions on a CPU, computes 16 channels at a time: of what is
 written and, for the gradient, of what was read. Many convolutions here have fewer. Where they do
 not fill oneDNN's vectors, `_PooledProduct` computes convolution and pooling as matrix products
-along the batch: a training step of the tutorial's network takes two thirds of the time.
+along the batch. What that earns depends on the CPU: (c)/(d) in results/throughput.md.
 """
 
 from functools import lru_cache

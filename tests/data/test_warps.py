@@ -281,7 +281,7 @@ def test_poses_follow_their_laws():
         counts = torch.bincount(values.int() + 16)
         assert len(counts) == 33
         assert stats.chisquare(counts.numpy()).pvalue > 1e-4
-    assert abs(np.corrcoef(shift.T)[0, 1]) < 0.03
+    assert abs(np.corrcoef(shift.T)[0, 1]) < 0.05
 
 
 def test_rts_scales_and_places_uniformly(monkeypatch):
@@ -326,7 +326,7 @@ def test_corners_move_by_a_normal_distribution_and_stay_convex(monkeypatch):
     torch.testing.assert_close(
         along.mean(0), torch.full((4,), 14 * 2**0.5 * 0.875), rtol=0.04, atol=0
     )
-    torch.testing.assert_close(across.mean(0), torch.zeros(4), rtol=0, atol=0.1)
+    torch.testing.assert_close(across.mean(0), torch.zeros(4), rtol=0, atol=0.2)
     torch.testing.assert_close(across.std(0), torch.full((4,), 5.0), rtol=0.05, atol=0)
     turns = [
         np.cross(b - a, c - b)
@@ -346,12 +346,12 @@ def test_control_points_move_by_a_normal_distribution(monkeypatch):
     # 1 / f and 1 / f² are log(4 / 3) / 0.25 and 4 / 3
     distance = 14 * control.norm(dim=1)
     torch.testing.assert_close(along.mean(0), distance * math.log(4 / 3) / 0.25, rtol=0, atol=0.1)
-    torch.testing.assert_close(across.mean(0), torch.zeros(16), rtol=0, atol=0.05)
+    torch.testing.assert_close(across.mean(0), torch.zeros(16), rtol=0, atol=0.08)
     torch.testing.assert_close(across.std(0), torch.full((16,), 3**0.5), rtol=0.02, atol=0)
 
 
 def test_clutter_is_six_squares_anywhere_on_the_image():
-    black, white = torch.zeros(2000, 1, 28, 28), torch.ones(1, 1, 28, 28)
+    black, white = torch.zeros(6000, 1, 28, 28), torch.ones(1, 1, 28, 28)
     images, _ = distort("translated", black, white, seeded())
     area = images.sum((1, 2, 3))
     assert area.max() == 6 * 6 * 6

@@ -85,7 +85,8 @@ def free_port() -> int:
 
 def answer_of(server: subprocess.Popen, request: urllib.request.Request | str) -> bytes:
     """What a server that has just been started answers, once it does."""
-    for _ in range(240):
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
         try:
             with urllib.request.urlopen(request, timeout=10) as response:
                 return response.read()

@@ -1,6 +1,7 @@
 """A study on a part of MNIST that is quick, and what it left in the store."""
 
 import sys
+import time
 
 # 10,000 training images in a few large batches; what it learns does not matter here
 SMALL = {"epochs": 3, "batch_size": 512, "validation_size": 50_000, "lr": 0.05, "momentum": 0.5}
@@ -25,3 +26,22 @@ def runs_of(checkout):
     names = [run.info.run_name for run in nested]
     assert len(names) == len(set(names)), "a run is double"
     return parent, dict(zip(names, nested, strict=True))
+
+
+def wait_for_an_epoch(checkout, process):
+    """Wait until a run of the study that the process works on saves a checkpoint; its end will do.
+
+    Raises:
+        TimeoutError: after five minutes.
+    """
+    folder = checkout.folder / "checkpoints"
+
+    def saved():
+        return {file: file.stat().st_mtime_ns for file in folder.glob("*.pt")}
+
+    before = saved()
+    for _ in range(3000):
+        if process.poll() is not None or saved().items() - before.items():
+            return
+        time.sleep(0.1)
+    raise TimeoutError("no epoch has ended")

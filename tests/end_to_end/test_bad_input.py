@@ -45,6 +45,7 @@ def test_a_wrong_argument(checkout, arguments, words):
     assert done.returncode not in (0, -signal.SIGSEGV)
     errors = [line for line in done.stderr.splitlines() if "INFO mlflow" not in line]
     assert len(errors) == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == errors[0]
     assert errors[0].startswith("Error: ")
     assert words in errors[0]
     assert not (checkout.folder / "mlflow.db").exists() or checkout.statuses() == []

@@ -56,12 +56,17 @@ def test_the_ui_shows_the_artifacts(caller, tmp_path):
         server.communicate(timeout=30)
 
 
-def test_a_relative_store_is_refused_where_mlflow_run_does_not_find_it(caller, checkout, tmp_path):
-    relative = {**caller.environment, "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+@pytest.mark.parametrize("has_a_store", [False, True])
+def test_a_relative_store_is_refused_where_mlflow_run_does_not_find_its_run(
+    empty_store, checkout, tmp_path, has_a_store
+):
+    if has_a_store:  # of trainings in the project's own folder
+        shutil.copy(empty_store, checkout.folder)
+    relative = {**checkout.environment, "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
     (tmp_path / "caller").mkdir()
     caller = Checkout(tmp_path / "caller", relative)
     done = caller.run("mlflow", "run", str(checkout.folder), *QUICK)
     assert done.returncode != 0
-    assert "Error: MLFLOW_TRACKING_URI: sqlite:///mlflow.db is no store in" in done.stderr
+    assert "Error: MLFLOW_TRACKING_URI: got sqlite:///mlflow.db, which lacks the run" in done.stderr
     assert caller.statuses() == ["FAILED"]
-    assert not (checkout.folder / "mlflow.db").exists()
+    assert (checkout.folder / "mlflow.db").exists() == has_a_store

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.end_to_end.conftest import ONE_SCREEN, check_out, last_line
-from tests.end_to_end.studies import SMALL, arguments, runs_of, study_command
+from tests.end_to_end.studies import SMALL, arguments, runs_of, study_command, wait_for_an_epoch
 
 TIMES = {"epoch_seconds", "images_per_second"}  # the only metrics that may differ
 
@@ -106,15 +106,16 @@ def killed_study(tmp_path_factory):
     checkout = check_out(tmp_path_factory.mktemp("killed"))
     chance = random.Random()
     for whom in ("parent", "all"):
-        seconds = chance.uniform(7, 20)
-        print(f"kill {whom} after {seconds:.1f} s")
+        seconds = chance.uniform(0, 2)
+        print(f"kill {whom} {seconds:.1f} s after an epoch")
         process = checkout.start(*study_command(), start_new_session=True)
+        wait_for_an_epoch(checkout, process)
         time.sleep(seconds)
         kill = os.killpg if whom == "all" else os.kill
         kill(process.pid, signal.SIGKILL)
         process.communicate()
     process = checkout.start(*study_command(), start_new_session=True)
-    time.sleep(chance.uniform(10, 20))
+    wait_for_an_epoch(checkout, process)
     workers = worker_processes(process.pid)
     for worker in workers[:1]:  # none, if the study has just ended
         os.kill(worker, signal.SIGKILL)

@@ -8,14 +8,18 @@ import time
 import pytest
 
 from tests.end_to_end.conftest import ONE_SCREEN, last_line
-from tests.end_to_end.studies import SMALL, arguments, runs_of, study_command
+from tests.end_to_end.studies import (
+    SMALL,
+    arguments,
+    runs_of,
+    study_command,
+    wait_for_an_epoch,
+)
 
 
 def test_an_interrupted_study_closes_its_runs_and_says_so(checkout):
     process = checkout.start(*study_command(epochs=500), **ONE_SCREEN)
-    while not list((checkout.folder / "checkpoints").glob("*.pt")):  # its processes train
-        assert process.poll() is None
-        time.sleep(0.2)
+    wait_for_an_epoch(checkout, process)
     process.send_signal(signal.SIGINT)
     screen, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -59,10 +63,9 @@ def test_a_creation_of_the_store_that_is_killed_can_be_repeated(checkout):
     command = [sys.executable, "-m", "pipeline", "store"]
     process = checkout.start(*command)
     partial = checkout.folder / "mlflow.db.new"
-    while process.poll() is None and not partial.exists():
+    while process.poll() is None and not (partial.exists() and partial.stat().st_size):
         time.sleep(0.01)
-    time.sleep(0.4)  # amid the tables
-    process.kill()
+    process.kill()  # amid the tables
     process.communicate()
     assert not (checkout.folder / "mlflow.db").exists()
     assert checkout.run(*command).returncode == 0
