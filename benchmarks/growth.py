@@ -19,7 +19,7 @@ from pipeline.data.mnist import Digits, load_mnist
 from pipeline.machine import cpu, machine_tags, ran_on
 from pipeline.models.stn import build_model
 from pipeline.params import RunParams
-from pipeline.train import train_epoch
+from pipeline.training.loop import train_epoch
 
 BATCH_SIZES = (16, 32, 64, 128, 256, 512, 1024)
 IMAGE_SIZES = (28, 60, 112)

@@ -51,7 +51,7 @@ from pipeline.machine import machine_tags, ran_on
 from pipeline.models import coordconv, pooled
 from pipeline.models.stn import build_model
 from pipeline.params import RunParams
-from pipeline.train import train, train_epoch
+from pipeline.training.loop import train, train_epoch
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -222,7 +222,7 @@ def costs_of_a_run() -> dict[str, float]:
         settings = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
         beside_epoch, imports = [], []
         for _ in range(4):
-            imports.append(seconds_of("-c", "import pipeline.run", **settings))
+            imports.append(seconds_of("-c", "import pipeline.training.run", **settings))
             start = time.perf_counter()
             done = subprocess.run(command, check=True, **settings)
             whole = time.perf_counter() - start
@@ -246,10 +246,10 @@ def costs_of_a_run() -> dict[str, float]:
 
 def logging_seconds() -> float:
     """Seconds that logging one epoch's metrics takes."""
-    from pipeline import tracking
+    from pipeline.tracking.runs import open_run
 
     metrics = {f"metric_{number}": 0.5 for number in range(7)}  # as many as a training logs
-    with tracking.open_run("logging", "How long logging takes.") as run:
+    with open_run("logging", "How long logging takes.") as run:
         run.log_metrics(metrics, step=0)
         start = time.perf_counter()
         for epoch in range(1, RUN_EPOCHS + 1):

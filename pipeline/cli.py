@@ -90,10 +90,10 @@ def train(**given: str | None) -> None:
 
     params = resolve({name: value for name, value in given.items() if value is not None})
 
-    from pipeline import tracking
-    from pipeline.run import run_training
+    from pipeline.tracking.store import plain_errors
+    from pipeline.training.run import run_training
 
-    with tracking.plain_errors():
+    with plain_errors():
         done = run_training(params)
     for news in done.alias_news:
         click.echo(news)
@@ -117,10 +117,10 @@ def study(**given: str | None) -> None:
 
     plan = resolve_study({name: value for name, value in given.items() if value is not None})
 
-    from pipeline import tracking
-    from pipeline.study import run_study
+    from pipeline.study.study import run_study
+    from pipeline.tracking.store import plain_errors
 
-    with tracking.plain_errors():
+    with plain_errors():
         done = run_study(plan)
     click.echo(done.markdown)
     for news in done.alias_news:
@@ -134,10 +134,10 @@ def study(**given: str | None) -> None:
 @_experiment
 def evaluate(model_uri: str, data_dir: str, experiment: str | None) -> None:
     """Score a registered or logged model on the test set, as a run of its own."""
-    from pipeline import tracking
     from pipeline.evaluate import evaluate_model
+    from pipeline.tracking.store import plain_errors
 
-    with tracking.plain_errors():
+    with plain_errors():
         done = evaluate_model(model_uri, data_dir, experiment)
     if done.selection == "test":
         click.echo("the epoch was selected on this very test set: the scores are optimistic")
@@ -160,10 +160,10 @@ def evaluate(model_uri: str, data_dir: str, experiment: str | None) -> None:
 )
 def predict(images: tuple[Path, ...], model_uri: str, show: Path | None) -> None:
     """Tell which digit each image file shows, dark on light or light on dark."""
-    from pipeline import tracking
     from pipeline.predict import predict_files
+    from pipeline.tracking.store import plain_errors
 
-    with tracking.plain_errors():
+    with plain_errors():
         predictions = predict_files(images, model_uri, show)
     for prediction in predictions:
         click.echo(f"{prediction.name}: {prediction.digit} ({prediction.probability:.1%})")
@@ -182,10 +182,10 @@ def predict(images: tuple[Path, ...], model_uri: str, show: Path | None) -> None
 @_option("study", "only the runs of this study: its id, or how it begins")
 def compare(experiment: str | None, by: str, margin: float, study: str | None) -> None:
     """Compare the finished training runs, layer by layer or by other parameters."""
-    from pipeline import tracking
-    from pipeline.compare import compare_runs
+    from pipeline.comparison.command import compare_runs
+    from pipeline.tracking.store import plain_errors
 
-    with tracking.plain_errors():
+    with plain_errors():
         done = compare_runs(experiment, by, margin, study)
     click.echo(done.markdown)
     click.echo(f"run {done.run_id}: see {done.url}")
@@ -198,17 +198,18 @@ def store() -> None:
     The other commands do so, too. But of several `mlflow run` that find no store, MLflow lets only
     one or none survive: there, this comes first.
     """
-    from pipeline import tracking
+    from pipeline.tracking.store import check_store, plain_errors
 
-    with tracking.plain_errors():
-        tracking.check_store()
+    with plain_errors():
+        check_store()
 
 
 @main.command()
 @_experiment
 def ui(experiment: str | None) -> None:
     """Serve the MLflow UI on 127.0.0.1:5000, and say where the runs are."""
-    from pipeline import tracking
+    from pipeline.tracking.links import serve_ui
+    from pipeline.tracking.store import plain_errors
 
-    with tracking.plain_errors():
-        tracking.serve_ui(experiment)
+    with plain_errors():
+        serve_ui(experiment)

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline import figures, tracking
 from pipeline.data import mnist
 from pipeline.data.distorted import posed_test_set
 from pipeline.machine import machine_tags
-from pipeline.metrics import Scores, score
+from pipeline.tracking.registry import load_model
+from pipeline.tracking.runs import open_run
+from pipeline.tracking.store import check_store
+from pipeline.training.metrics import Scores, score, score_files
 
 BATCH = 250  # images per call of the model, to bound the memory
 
@@ -33,13 +35,13 @@ def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Eva
         model_uri: `models:/stn-mnist@champion`, `models:/stn-mnist/3`, `models:/m-…`, or
             `runs:/<run id>/model`.
         data_dir: folder that holds `MNIST/raw/`.
-        experiment: see `tracking.open_run`.
+        experiment: see `open_run`.
 
     Raises:
         PipelineError: if there is no such model, or on unusable data or store.
     """
-    tracking.check_store()
-    model = tracking.load_model(model_uri)
+    check_store()
+    model = load_model(model_uri)
     train, test = mnist.load_mnist(data_dir)
     test = posed_test_set(model.dataset, test, train.images).digits
     images, labels = test.images.numpy(), test.labels.numpy()
@@ -49,7 +51,7 @@ def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Eva
         tags["stn.selection"] = model.selection
     if model.selection == "test":
         caution = " Its epoch was selected on this very set, so the scores are optimistic."
-    with tracking.open_run(
+    with open_run(
         name=f"evaluate {model_uri}",
         description=f"Scores of `{model_uri}` (logged model {model.model_id}, of run "
         f"{model.source_run_id}) on the test set of *{model.dataset}* digits, computed "
@@ -69,5 +71,5 @@ def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Eva
             "test_loss": scores.loss,
         }
         run.log_metrics(metrics, model_id=model.model_id)
-        run.log_artifacts(figures.score_files(scores))
+        run.log_artifacts(score_files(scores))
     return Evaluation(run.run_id, run.url, scores, model.selection)

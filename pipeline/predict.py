@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
-from pipeline import figures, tracking
 from pipeline.data.warps import DIGIT, IMAGE_SIZES
 from pipeline.errors import PipelineError
+from pipeline.figures import of_predictions
+from pipeline.tracking.registry import load_model
+from pipeline.tracking.store import check_store
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow's EPS, for one, would start Ghostscript
 PICTURES = ("png", "jpg", "jpeg", "webp", "pdf", "svg")
@@ -42,14 +44,14 @@ def predict_files(
 
     Args:
         paths: PNG, JPEG, WebP, BMP or GIF, of any size.
-        model_uri: see `tracking.load_model`.
+        model_uri: see `load_model`.
         show: a new or an old file, with an ending of `PICTURES`.
 
     Raises:
         PipelineError: if a file is no image of a digit, if `show` cannot be written, or if there
             is no such model.
     """
-    tracking.check_store()
+    check_store()
     if show:
         _check_picture(show, paths)
     names = [os.fsencode(path).decode(errors="replace") for path in paths]
@@ -63,7 +65,7 @@ def predict_files(
         if show:
             images.append(image)
     inputs = np.stack(digits)
-    model = tracking.load_model(model_uri)
+    model = load_model(model_uri)
     if IMAGE_SIZES[model.dataset] != DIGIT:
         raise PipelineError(
             f"model_uri: {model_uri} was trained on {model.dataset} digits, of "
@@ -72,7 +74,7 @@ def predict_files(
     probabilities = model.predict(inputs[:, np.newaxis])
     if show:
         titles = [Path(name).name for name in names]
-        _write(figures.predictions_figure(titles, images, inputs, probabilities), show)
+        _write(of_predictions.predictions_figure(titles, images, inputs, probabilities), show)
     return [
         Prediction(name, int(row.argmax()), float(row.max()))
         for name, row in zip(names, probabilities, strict=True)

@@ -81,13 +81,13 @@ def store(tmp_path, monkeypatch, empty_store) -> Path:
 
 @pytest.fixture
 def log_run(store) -> Callable[..., str]:
-    """A function that logs a training run into the store, as `run.py` does, in a moment.
+    """A function that logs a training run into the store, as `training/run.py` does, in a moment.
 
     It takes the accuracy as a fraction, or an error to end with, and parameters; `curves`, each
     metric's values over the epochs; `metrics`, further ones of the selected model; `files`, the
     artifacts; `tags`, further ones; and `study`.
     """
-    from pipeline import tracking  # slow to import, too
+    from pipeline.tracking.runs import open_run  # slow to import, too
 
     def log(
         accuracy=0.9,
@@ -108,7 +108,7 @@ def log_run(store) -> Callable[..., str]:
         }
         with (
             suppress(ValueError, KeyboardInterrupt),
-            tracking.open_run(
+            open_run(
                 f"{params.conv_layer} seed={params.seed}",
                 "",
                 params=params.model_dump(exclude_none=True),

@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.params import RunParams, protocol_label, resolve, resolve_study
-from pipeline.run import check_network
+from pipeline.training.run import check_network
 from tests.conftest import PROJECT
 
 

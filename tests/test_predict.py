@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
-from pipeline import predict, tracking
+from pipeline import predict
 from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.predict import predict_files, read_gray, to_mnist
+from pipeline.tracking.registry import LoadedModel
 
 SIZE = (200, 160)
 
@@ -244,8 +245,8 @@ def model(store, monkeypatch):
         probabilities[:, 7] = 0.91
         return probabilities
 
-    loaded = tracking.LoadedModel(classify, "m-1", "", None, "mnist")
-    monkeypatch.setattr(tracking, "load_model", lambda uri: loaded)
+    loaded = LoadedModel(classify, "m-1", "", None, "mnist")
+    monkeypatch.setattr(predict, "load_model", lambda uri: loaded)
     return seen
 
 

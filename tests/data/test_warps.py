@@ -18,7 +18,7 @@ from pipeline.data.warps import (
     homography_grid,
 )
 from pipeline.grids import affine_grid
-from pipeline.metrics import final_pose
+from pipeline.training.metrics import final_pose
 
 
 @pytest.mark.parametrize(

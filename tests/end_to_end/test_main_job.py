@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import tracking
+from pipeline.tracking.registry import load_model
 from tests.conftest import PROJECT
 from tests.end_to_end.conftest import ONE_SCREEN, answer_of, free_port, last_line
 
@@ -192,7 +192,7 @@ def test_predict_reads_photos_of_digits_as_the_digits_themselves(trained, tmp_pa
     lines = [re.fullmatch(r"(.*): (\d) \((\d+\.\d)%\)", x) for x in done.stdout.splitlines()]
     assert [line[1] for line in lines] == paths
     monkeypatch.setenv("MLFLOW_TRACKING_URI", checkout.uri)
-    expected = tracking.load_model("models:/stn-mnist@champion").predict(images).argmax(axis=1)
+    expected = load_model("models:/stn-mnist@champion").predict(images).argmax(axis=1)
     assert (np.array([int(line[2]) for line in lines]) == expected).mean() >= 0.9
 
 
@@ -254,7 +254,7 @@ def test_the_served_model_answers_over_http(trained, elsewhere, monkeypatch):
         )
         predictions = json.loads(answer_of(server, request))["predictions"]
         monkeypatch.setenv("MLFLOW_TRACKING_URI", trained[0].uri)
-        expected = tracking.load_model("models:/stn-mnist@champion").predict(images)
+        expected = load_model("models:/stn-mnist@champion").predict(images)
         np.testing.assert_allclose(predictions, expected, rtol=1e-3, atol=1e-6)
     finally:
         server.terminate()

@@ -49,9 +49,10 @@ def test_a_run_that_diverges_does_not_stop_the_others(checkout):
 RACE = """
 import json, sys
 import numpy as np
-from pipeline import tracking
-tracking.check_store()
-with tracking.open_run("race", "", params={"number": sys.argv[1]}) as run:
+from pipeline.tracking.runs import open_run
+from pipeline.tracking.store import check_store
+check_store()
+with open_run("race", "", params={"number": sys.argv[1]}) as run:
     run.log_dataset("same", "training", np.zeros((4, 1)), np.zeros(4))
     for step in range(20):
         run.log_metrics({"a": 1.0, "b": 2.0}, step=step)

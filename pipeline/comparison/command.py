@@ -1,0 +1,72 @@
+"""Compare the training runs of an experiment, or of one study in it, as a run of its own."""
+
+from dataclasses import dataclass
+
+from pipeline.comparison import statistics, tables
+from pipeline.comparison.page import comparison_files
+from pipeline.comparison.report import comparison_of
+from pipeline.errors import PipelineError
+from pipeline.tracking.experiments import current_experiment
+from pipeline.tracking.recorded import RecordedRun, training_runs
+from pipeline.tracking.runs import open_run
+from pipeline.tracking.store import check_store
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The tables and verdicts as Markdown, and the run that holds them."""
+
+    markdown: str
+    run_id: str
+    url: str
+
+
+def compare_runs(
+    experiment: str | None,
+    by: str = "conv_layer",
+    margin: float = statistics.MARGIN,
+    study: str | None = None,
+) -> Comparison:
+    """Compare an experiment's finished training runs, and log the comparison as a run.
+
+    Args:
+        experiment: see `open_run`.
+        by: the parameters that tell the groups apart, a comma list.
+        margin: differences up to this one, in percentage points, do not matter.
+        study: the tag `stn.study` of the runs, or how it begins; None takes all runs.
+
+    Raises:
+        PipelineError: if there is no such experiment, study or parameter, the margin is not
+            positive, or no training run has finished.
+    """
+    check_store()
+    title = current_experiment(experiment)
+    runs = training_runs(title)
+    params = {"by": by, "margin": margin}
+    if study:
+        study, runs = _of_study(runs, study)
+        title = f"{title}, study {study}"
+        params["study"] = study
+    report = comparison_of(runs, title, by, margin)
+    files = comparison_files(report)
+    markdown = tables.as_markdown(report)
+    with open_run(
+        name="compare",
+        description=f"Training runs of *{title}*, {report.noun} against {report.noun}; "
+        f"`comparison.html` is a page to send around.\n\n{tables.for_note(markdown)}",
+        experiment=experiment,
+        params=params,
+    ) as run:
+        run.log_artifacts(files)
+    return Comparison(markdown, run.run_id, run.url)
+
+
+def _of_study(runs: list[RecordedRun], begin: str) -> tuple[str, list[RecordedRun]]:
+    """The one study whose id begins so, and its runs."""
+    studies = sorted({run.tags["stn.study"] for run in runs if "stn.study" in run.tags})
+    found = [begin] if begin in studies else [s for s in studies if s.startswith(begin)]
+    if len(found) != 1:
+        problem = f"{len(found)} studies begin so" if found else "there is no such study"
+        known = ", ".join(found or studies) or "none"
+        raise PipelineError(f"study: got {begin!r}: {problem}; allowed: {known}")
+    return found[0], [run for run in runs if run.tags.get("stn.study") == found[0]]

@@ -1,0 +1,170 @@
+"""The registered model: its versions, the aliases of the best, and models to predict with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlflow
+import numpy as np
+import requests
+from mlflow.exceptions import MlflowException
+
+from pipeline.errors import PipelineError
+from pipeline.tracking.store import first_line, one_process_at_a_time
+
+REGISTERED_MODEL = "stn-mnist"
+
+
+_MODEL_NOTE = """\
+Digit classifiers with a spatial transformer. Input: raw uint8 images `(N, 1, 28, 28)`, white ink
+on black; output: class probabilities `(N, 10)`. `champion` is the best of all,
+`best-conv2d` and `best-coordconv2d` the best of each layer. Those trained on other data than
+upright digits have aliases with its name, such as `champion-translated`, and take its size of
+images. A version's tag `stn.selection` tells what its epoch was selected on; an accuracy selected
+on the test set is optimistic."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What decides whether a model is better: `accuracy` and `loss` on the selection set.
+
+    selection: names that set, `test` or `validation <number of images>`; the figures of different
+        sets are not compared.
+    """
+
+    selection: str
+    accuracy: float
+    loss: float
+
+    def beats(self, other: "Candidate") -> bool:
+        """Higher accuracy, or the same with lower loss."""
+        return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+def register(model_id: str, candidate: Candidate) -> int:
+    """Register a logged model, and return its version."""
+    with one_process_at_a_time():  # MLflow numbers versions by looking for the last one
+        return _register(model_id, candidate)
+
+
+def _register(model_id: str, candidate: Candidate) -> int:
+    client = mlflow.MlflowClient()
+    try:
+        client.create_registered_model(REGISTERED_MODEL, description=_MODEL_NOTE)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = client.create_model_version(
+        REGISTERED_MODEL,
+        source=f"models:/{model_id}",
+        run_id=client.get_logged_model(model_id).source_run_id,
+        model_id=model_id,
+        tags={f"stn.{key}": str(value) for key, value in vars(candidate).items()},
+    )
+    return int(version.version)
+
+
+def promote(version: int, candidate: Candidate, aliases: list[str]) -> list[str]:
+    """Give a version the aliases that it deserves, and say of each alias in a sentence where it is.
+
+    An alias moves to a better model only, and never to one that was selected on another set, whose
+    accuracy means something else.
+    """
+    with one_process_at_a_time():  # of two at once, the second may otherwise undo the first
+        return _promote(version, candidate, aliases)
+
+
+def _promote(version: int, candidate: Candidate, aliases: list[str]) -> list[str]:
+    client = mlflow.MlflowClient()
+    holders = client.get_registered_model(REGISTERED_MODEL).aliases
+    news = []
+    for alias in aliases:
+        reason = _reason_to_stay(candidate, holders[alias]) if alias in holders else None
+        if holders.get(alias) == str(version):
+            news.append(f"{alias} is version {version}")
+        elif reason:
+            news.append(f"{alias} stays at version {holders[alias]}, {reason}")
+        else:
+            client.set_registered_model_alias(REGISTERED_MODEL, alias, str(version))
+            news.append(f"{alias} is now version {version}")
+    return news
+
+
+def _reason_to_stay(candidate: Candidate, version: str) -> str | None:
+    tags = mlflow.MlflowClient().get_model_version(REGISTERED_MODEL, version).tags
+    try:
+        holder = Candidate(
+            tags["stn.selection"], float(tags["stn.accuracy"]), float(tags["stn.loss"])
+        )
+    except KeyError:
+        return "which was not registered by this pipeline"
+    if holder.selection != candidate.selection:
+        return f"selected on another set ({holder.selection} and not {candidate.selection})"
+    if not candidate.beats(holder):
+        return f"which is at least as good ({holder.accuracy:.2%})"
+    return None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A registered or logged model, ready to predict.
+
+    predict: uint8 `(N, 1, S, S)` to float32 `(N, 10)`.
+    selection: what its run selected the best epoch on, `test` or `validation`; None if unknown.
+    dataset: what its run trained on; `mnist` if unknown.
+    """
+
+    predict: Callable[[np.ndarray], np.ndarray]
+    model_id: str
+    source_run_id: str
+    selection: str | None
+    dataset: str
+
+
+def load_model(uri: str) -> LoadedModel:
+    """Load `models:/name@alias`, `models:/name/version`, `models:/m-…` or `runs:/run_id/model`.
+
+    Raises:
+        PipelineError: if there is no such model.
+    """
+    allowed = (
+        f"allowed: models:/{REGISTERED_MODEL}@champion, models:/{REGISTERED_MODEL}/<version>, "
+        "models:/<model id>, runs:/<run id>/model"
+    )
+    if not uri.startswith(("models:/", "runs:/")):
+        raise PipelineError(f"model_uri: got {uri!r}; {allowed}")
+    try:
+        model = mlflow.pyfunc.load_model(uri)
+    except (MlflowException, OSError) as error:
+        no_answer = getattr(error, "error_code", "") == "INTERNAL_ERROR"
+        if no_answer or isinstance(error, requests.RequestException):
+            raise
+        known = ", ".join(_aliases()) or "none yet; `make train` trains and registers one"
+        raise PipelineError(
+            f"no model could be loaded from {uri}: {first_line(error)}; {allowed}; "
+            f"aliases of {REGISTERED_MODEL}: {known}"
+        ) from None
+    run_id = model.metadata.run_id
+    data = mlflow.get_run(run_id).data if run_id else None
+    selection = data.tags.get("stn.selection") if data else None
+    dataset = data.params.get("dataset", "mnist") if data else "mnist"
+    return LoadedModel(model.predict, model.metadata.model_id, run_id, selection, dataset)
+
+
+def _aliases() -> list[str]:
+    try:
+        return sorted(mlflow.MlflowClient().get_registered_model(REGISTERED_MODEL).aliases)
+    except MlflowException:  # nothing is registered
+        return []
+
+
+def registered_version(run_id: str) -> tuple[int, Candidate] | None:
+    """The version of the registered model that a run made, and what it may be promoted by."""
+    versions = mlflow.MlflowClient().search_model_versions(
+        f"name = '{REGISTERED_MODEL}' and run_id = '{run_id}'"
+    )
+    if not versions:
+        return None
+    tags = versions[0].tags
+    return int(versions[0].version), Candidate(
+        tags["stn.selection"], float(tags["stn.accuracy"]), float(tags["stn.loss"])
+    )

@@ -1,0 +1,237 @@
+"""On real SQLite stores."""
+
+import mlflow
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.tracking.links import ui_address
+from pipeline.tracking.recorded import (
+    artifact_text,
+    metric_histories,
+    metric_history,
+    training_runs,
+)
+from pipeline.tracking.registry import Candidate, load_model, promote, register
+from pipeline.tracking.runs import open_run
+from pipeline.tracking.store import check_store, local_folder, plain_errors
+
+
+def status_of(run_id):
+    return mlflow.get_run(run_id).info.status
+
+
+def test_a_run_lands_in_the_projects_experiment_with_what_it_was_given(store):
+    with open_run("name", "what it is", params={"lr": 0.1}, tags={"stn.x": "y"}) as run:
+        assert status_of(run.run_id) == "RUNNING"
+        run.log_metrics({"train_loss": 2.0}, step=1)
+        assert mlflow.get_run(run.run_id).data.metrics == {"train_loss": 2.0}
+    stored = mlflow.get_run(run.run_id)
+    assert stored.info.status == "FINISHED"
+    assert stored.info.run_name == "name"
+    assert stored.data.params == {"lr": "0.1"}
+    assert stored.data.tags["stn.x"] == "y"
+    assert stored.data.tags["mlflow.note.content"] == "what it is"
+    experiment = mlflow.get_experiment(stored.info.experiment_id)
+    assert experiment.name == "stn-mnist"
+    assert "mlflow.note.content" in experiment.tags
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt, "KILLED"), (ValueError, "FAILED"), (PipelineError, "FAILED")],
+)
+def test_a_run_never_stays_running(store, error, status):
+    with pytest.raises(error), open_run("name", "") as run:
+        raise error("no")
+    assert status_of(run.run_id) == status
+
+
+def test_a_run_that_fails_as_it_opens_does_not_stay_running_or_finish(store):
+    with (
+        pytest.raises(mlflow.MlflowException, match="maximum length"),
+        open_run("name", "", tags={"x" * 999: ""}),
+    ):
+        pass
+    (run,) = mlflow.search_runs(experiment_names=["stn-mnist"], output_format="list")
+    assert run.info.status == "FAILED"
+
+
+def test_a_name_that_somebody_chose_stays_and_one_that_mlflow_made_up_does_not(store, monkeypatch):
+    experiment_id = mlflow.create_experiment("stn-mnist")
+    for chosen, expected in [("lr-sweep-3", "lr-sweep-3"), (None, "name")]:
+        run = mlflow.MlflowClient().create_run(experiment_id, run_name=chosen)
+        monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+        with open_run("name", ""):
+            pass
+        assert mlflow.get_run(run.info.run_id).info.run_name == expected
+
+
+def open_as_mlflow_run_does(monkeypatch, experiment_id, **params):
+    run = mlflow.MlflowClient().create_run(experiment_id)
+    for key, value in params.items():
+        mlflow.MlflowClient().log_param(run.info.run_id, key, value)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+    return run.info.run_id
+
+
+def test_mlflows_run_is_taken_over_and_its_params_are_not_logged_again(store, monkeypatch):
+    experiment_id = mlflow.create_experiment("stn-mnist")
+    run_id = open_as_mlflow_run_does(monkeypatch, experiment_id, lr="0.010")
+    with open_run("name", "", params={"lr": 0.01, "epochs": 3}) as run:
+        assert run.run_id == run_id
+    assert mlflow.get_run(run_id).data.params == {"lr": "0.010", "epochs": "3"}
+    with open_run("the next", "") as run:
+        assert run.run_id != run_id
+
+
+def test_an_experiment_that_mlflow_was_told_is_used(store, monkeypatch):
+    experiment_id = mlflow.create_experiment("elsewhere")
+    run_id = open_as_mlflow_run_does(monkeypatch, experiment_id)
+    with open_run("name", "") as run:
+        assert (run.run_id, run.experiment_id) == (run_id, experiment_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "by variable")
+    with open_run("name", "") as run:
+        assert mlflow.get_experiment(run.experiment_id).name == "by variable"
+
+
+@pytest.mark.parametrize("told", [None, "mine"])
+def test_mlflows_run_in_another_experiment_points_to_the_right_one(store, monkeypatch, told):
+    run_id = open_as_mlflow_run_does(monkeypatch, "0", lr="0.010")
+    with open_run("name", "", experiment=told, params={"lr": 0.01}) as run:
+        assert run.run_id != run_id
+    assert mlflow.get_experiment(run.experiment_id).name == (told or "stn-mnist")
+    assert mlflow.get_run(run.run_id).data.params == {"lr": "0.01"}
+    assert run.run_id in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
+
+
+def test_a_deleted_experiment_is_named(store):
+    mlflow.delete_experiment(mlflow.create_experiment("stn-mnist"))
+    with pytest.raises(PipelineError, match="stn-mnist was deleted"), open_run("n", ""):
+        pass
+
+
+def test_what_a_run_logged_is_read_back(store):
+    with open_run("conv2d seed=0", "", tags={"stn.protocol": "x"}) as run:
+        for step, accuracy in ((1, 0.5), (3, 0.7), (2, 0.6), (1, 0.55)):  # epoch 1 was repeated
+            run.log_metrics({"test_accuracy": accuracy}, step=step)
+        run.log_artifacts({"notes.txt": "ä\n"})
+    (recorded,) = training_runs("stn-mnist")
+    assert (recorded.name, recorded.url) == ("conv2d seed=0", run.url)
+    assert recorded.metrics == {"test_accuracy": 0.7}
+    history = metric_history(run.run_id, "test_accuracy")
+    assert list(history.items()) == [(1, 0.55), (2, 0.6), (3, 0.7)]
+    assert metric_history(run.run_id, "no_metric") == {}
+    with open_run("another", "") as another:
+        pass
+    histories = metric_histories([run.run_id, another.run_id], "test_accuracy")
+    assert histories == {run.run_id: history, another.run_id: {}}
+    assert list(histories[run.run_id]) == [1, 2, 3]
+    assert artifact_text(run.run_id, "notes.txt") == "ä\n"
+    assert artifact_text(run.run_id, "nothing.txt") is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [
+        ("sqlite:////some/where/mlflow.db", "/some/where"),
+        ("sqlite:///mlflow.db", "."),
+        ("sqlite:////some/a%2541b/mlflow.db", "/some/a%41b"),
+        ("file:///some/where/mlruns", "/some/where"),
+        ("file:/some/where/mlruns", "/some/where"),
+        ("/some/where/mlruns", "/some/where"),
+        ("./mlruns", "."),
+        ("http://127.0.0.1:5000", "."),
+        ("postgresql://host/database", "."),
+    ],
+)
+def test_files_lie_beside_a_local_store(tmp_path, monkeypatch, uri, folder):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert local_folder() == tmp_path / folder
+
+
+def test_artifacts_lie_beside_the_store_wherever_the_command_was_started(tmp_path, monkeypatch):
+    (tmp_path / "a%41b").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/a%2541b/mlflow.db")
+    check_store()
+    for experiment in ("Default", "stn-mnist"):
+        with open_run("name", "", experiment=experiment) as run:
+            run.log_artifacts({"notes.txt": "x"})
+        place = tmp_path / "a%41b" / "mlruns" / run.experiment_id / run.run_id
+        assert (place / "artifacts/notes.txt").read_text() == "x"
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def logged_model():
+    with mlflow.start_run():
+        return mlflow.initialize_logged_model("model").model_id
+
+
+def aliases():
+    held = mlflow.MlflowClient().get_registered_model("stn-mnist").aliases
+    return {alias: int(version) for alias, version in held.items()}
+
+
+def test_aliases_move_to_a_better_model_only_and_never_across_selections(store):
+    def register(selection, accuracy, loss, layer):
+        candidate = Candidate(selection, accuracy, loss)
+        version = register(logged_model(), candidate)
+        return version, promote(version, candidate, [f"best-{layer}", "champion"])
+
+    version, news = register("test", 0.98, 0.10, "conv2d")
+    assert version == 1
+    assert news == ["best-conv2d is now version 1", "champion is now version 1"]
+    register("test", 0.97, 0.01, "coordconv2d")  # worse than the champion, first of its layer
+    assert aliases() == {"best-conv2d": 1, "champion": 1, "best-coordconv2d": 2}
+    register("test", 0.98, 0.10, "conv2d")  # equal
+    register("test", 0.98, 0.20, "conv2d")  # equal accuracy, higher loss
+    assert aliases() == {"best-conv2d": 1, "champion": 1, "best-coordconv2d": 2}
+    register("test", 0.98, 0.09, "coordconv2d")  # equal accuracy, lower loss
+    assert aliases() == {"best-conv2d": 1, "champion": 5, "best-coordconv2d": 5}
+    _, news = register("validation 10000", 0.999, 0.01, "conv2d")
+    assert "selected on another set" in news[1]
+    assert aliases() == {"best-conv2d": 1, "champion": 5, "best-coordconv2d": 5}
+    assert mlflow.MlflowClient().get_registered_model("stn-mnist").description
+
+
+def test_a_champion_that_somebody_set_by_hand_stays(store):
+    client = mlflow.MlflowClient()
+    client.create_registered_model("stn-mnist")
+    client.create_model_version("stn-mnist", source=f"models:/{logged_model()}")
+    client.set_registered_model_alias("stn-mnist", "champion", "1")
+    candidate = Candidate("test", 1, 0)
+    news = promote(register(logged_model(), candidate), candidate, ["champion"])
+    assert "not registered by this pipeline" in news[0]
+    assert aliases() == {"champion": 1}
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["models:/stn-mnist@champion", "models:/stn-mnist/7", "models:/m-123", "runs:/1a/model", "no"],
+)
+def test_no_such_model_is_one_line(store, uri):
+    with pytest.raises(PipelineError) as error:
+        load_model(uri)
+    assert uri in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("", "is no file"), ("/requirements.txt/mlflow.db", "no folder that you may write to")],
+)
+def test_an_unwritable_store_is_found_before_anything_is_written(store, monkeypatch, path, words):
+    (store / "requirements.txt").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}{path}")
+    with pytest.raises(PipelineError, match=words):
+        check_store()
+
+
+def test_passwords_are_not_shown(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(PipelineError) as error, plain_errors():
+        raise mlflow.MlflowException("request to http://me:secret@127.0.0.1:9/api failed")
+    assert "127.0.0.1:9/api" in str(error.value)
+    assert "secret" not in str(error.value) + ui_address()

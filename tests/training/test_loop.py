@@ -1,0 +1,269 @@
+import copy
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pipeline.data.distorted import normalize
+from pipeline.data.mnist import Digits
+from pipeline.errors import PipelineError
+from pipeline.models.stn import build_model
+from pipeline.params import RunParams
+from pipeline.training.loop import evaluate, train
+
+
+def fit(some_digits, conv_layer="conv2d", validation=None, **settings):
+    """Train on real digits; the best epoch, the metrics of all epochs, the model."""
+    params = RunParams(conv_layer=conv_layer, **settings)
+    torch.manual_seed(params.seed)
+    model = build_model(conv_layer, "border", 0.5).to(memory_format=torch.channels_last)
+    history = []
+    best = train(
+        model, *some_digits, params, validation, lambda epoch, metrics: history.append(metrics)
+    )
+    return best, history, model
+
+
+@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+def test_training_learns_real_digits(some_digits, conv_layer):
+    best, history, _ = fit(some_digits, conv_layer, epochs=8, lr=0.05, batch_size=32)
+    assert best.accuracy > 0.4  # chance is 0.1
+    assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+def test_a_seed_repeats_bit_by_bit_and_another_does_not(some_digits, conv_layer):
+    def weights(seed):
+        return torch.cat(
+            [p.flatten() for p in fit(some_digits, conv_layer, epochs=2, seed=seed)[2].parameters()]
+        )
+
+    first = weights(3)
+    assert torch.equal(weights(3), first)
+    assert not torch.equal(weights(4), first)
+
+
+def test_the_learning_rate_is_halved_every_step(some_digits):
+    _, history, _ = fit(some_digits, epochs=5, lr=0.08, lr_step=2, lr_gamma=0.5, batch_size=500)
+    assert [m["learning_rate"] for m in history] == pytest.approx([0.08, 0.08, 0.04, 0.04, 0.02])
+
+
+def test_iterations_end_the_training_within_an_epoch_and_decay_the_learning_rate_by_hand(
+    some_digits,
+):
+    """4 steps an epoch: 10 steps are two and a half epochs, with decays after steps 3, 6 and 9."""
+    train_set, test_set = some_digits
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    by_hand = copy.deepcopy(model)
+    params = RunParams(
+        iterations=10, lr=0.08, lr_step_iterations=3, lr_gamma=0.5, batch_size=500, epochs=1
+    )
+    rates = []
+    torch.manual_seed(0)
+    train(
+        model,
+        train_set,
+        test_set,
+        params,
+        on_epoch_end=lambda _, metrics: rates.append(metrics["learning_rate"]),
+    )
+    assert rates == pytest.approx([0.08, 0.04, 0.02])
+
+    torch.manual_seed(0)
+    order = torch.cat([torch.randperm(2000) for _ in range(3)])
+    for step, chosen in enumerate(order.split(500)[:10]):
+        images = normalize("mnist", train_set.images[chosen])
+        torch.nn.functional.cross_entropy(by_hand(images), train_set.labels[chosen]).backward()
+        with torch.no_grad():
+            for parameter in by_hand.parameters():
+                parameter -= 0.08 * 0.5 ** (step // 3) * parameter.grad
+        by_hand.zero_grad()
+    torch.testing.assert_close(model[1].weight, by_hand[1].weight)
+
+
+def test_one_step_of_sgd_by_hand(some_digits):
+    """Momentum 0: the weights move by lr times the gradient of the mean cross-entropy."""
+    train_set, test_set = some_digits
+    one = Digits(train_set.images[:8], train_set.labels[:8])
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    before = model[1].weight.detach().clone()
+    torch.nn.functional.cross_entropy(model(normalize("mnist", one.images)), one.labels).backward()
+    gradient = model[1].weight.grad.clone()
+    model.zero_grad()
+    train(model, one, test_set, RunParams(epochs=1, lr=0.05, batch_size=8))
+    torch.testing.assert_close(model[1].weight.detach(), before - 0.05 * gradient)
+
+
+class Scripted(torch.nn.Module):
+    """Predicts right on as many of the evaluation images as the script says for each epoch."""
+
+    def __init__(self, script):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.script = script
+        self.evaluations = -1
+
+    def forward(self, images):
+        logits = torch.zeros(len(images), 10) + self.weight
+        if not self.training:
+            self.evaluations += 1
+            logits[: self.script[self.evaluations], 0] = 1
+            logits[self.script[self.evaluations] :, 1] = 1
+        return logits
+
+
+def zeros(count):
+    return Digits(torch.zeros(count, 1, 1, 1), torch.zeros(count, dtype=torch.long))
+
+
+def test_the_best_epoch_has_the_highest_test_accuracy_and_a_tie_goes_to_the_later():
+    best = train(Scripted([5, 8, 6, 8, 7]), zeros(4), zeros(10), RunParams(epochs=5))
+    assert (best.epoch, best.accuracy) == (4, 0.8)
+
+
+def test_with_a_validation_set_the_test_set_has_no_say():
+    model = Scripted([9, 3, 5, 7, 9, 5])  # test, validation, test, validation, …
+    best = train(model, zeros(4), zeros(10), RunParams(epochs=3), validation_set=zeros(10))
+    assert (best.epoch, best.accuracy) == (2, 0.7)
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(some_digits):
+    best, history, model = fit(some_digits, epochs=4, lr=0.1, batch_size=32)
+    model.load_state_dict(best.weights)
+    loss, accuracy = evaluate(model, some_digits[1], "mnist")
+    assert accuracy == best.accuracy == max(m["test_accuracy"] for m in history)
+    assert loss == pytest.approx(best.loss)
+
+
+def test_the_train_loss_is_the_mean_over_all_images_of_the_epoch():
+    # 10 images in batches of 4: a mean over batches would weigh the last two images double
+    images = (25 * torch.arange(10)).to(torch.uint8).view(10, 1, 1, 1)
+    labels = (torch.arange(10) > 7).long()
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 10))
+    params = RunParams(epochs=1, batch_size=4, lr=1e-12)
+    seen = {}
+    train(model, Digits(images, labels), zeros(3), params, on_epoch_end=lambda _, m: seen.update(m))
+    with torch.no_grad():
+        logits = model(normalize("mnist", images))
+    expected = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert seen["train_loss"] == pytest.approx(expected, rel=1e-5)
+    assert seen["train_accuracy"] == (logits.argmax(1) == labels).float().mean().item()
+
+
+@pytest.mark.parametrize("padding_mode", ["border", "reflection"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e38])
+def test_a_transformer_that_lost_its_way_does_not_crash_the_process(
+    some_digits, padding_mode, value
+):
+    model = build_model("conv2d", padding_mode, 0.5)
+    with torch.no_grad():
+        model.transformer.localization[-1].bias.fill_(value)
+    logits = model(normalize("mnist", some_digits[0].images[:64]))
+    torch.nn.functional.cross_entropy(logits, some_digits[0].labels[:64]).backward()
+
+
+def test_a_diverging_run_ends_with_what_to_do(some_digits):
+    with pytest.raises(PipelineError, match=r"diverged in epoch 1.*smaller lr"):
+        fit(some_digits, epochs=3, lr=1e30)
+
+
+@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+@pytest.mark.parametrize("by_epochs", [True, False])
+def test_a_training_that_goes_on_from_its_checkpoint_is_the_same_bit_by_bit(
+    some_digits, tmp_path, conv_layer, by_epochs
+):
+    """Through a file and back, with all that keeps a state: momentum, decays, warps, norms."""
+    if by_epochs:
+        schedule = {"epochs": 4, "lr_step": 1, "augmentation": "affine"}
+    else:  # three epochs and a half
+        schedule = {"iterations": 110, "lr_step_iterations": 40, "dataset": "rotated"}
+        schedule |= {"architecture": "stn-sl1", "localization_lr_scale": 0.5}
+    params = RunParams(conv_layer=conv_layer, momentum=0.9, batch_norm="classifier", **schedule)
+
+    def model():
+        network = build_model(
+            conv_layer, "border", 0.5, batch_norm="classifier", architecture=params.architecture
+        )
+        return network.to(memory_format=torch.channels_last)
+
+    def save(checkpoint):
+        torch.save(checkpoint, tmp_path / f"{len(checkpoint['history'])}.pt")
+
+    whole, parts = [], []
+    torch.manual_seed(1)
+    straight = model()
+    best = train(straight, *some_digits, params, None, lambda _, m: whole.append(m), save)
+
+    torch.manual_seed(99)  # whatever the new process drew before
+    resumed = model()
+    checkpoint = torch.load(tmp_path / "2.pt", weights_only=True)
+    resumed_best = train(
+        resumed, *some_digits, params, None, lambda _, m: parts.append(m), save, checkpoint
+    )
+
+    assert [m["train_loss"] for m in parts] == [m["train_loss"] for m in whole[2:]]
+    assert [m["learning_rate"] for m in parts] == [m["learning_rate"] for m in whole[2:]]
+    for name, weights in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], weights)
+    assert resumed_best.epoch == best.epoch
+    for name, weights in best.weights.items():
+        assert torch.equal(resumed_best.weights[name], weights)
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(some_digits):
+    params = RunParams(epochs=1, batch_size=32)
+    kept = []
+    model = build_model("conv2d", "border", 0.5).to(memory_format=torch.channels_last)
+    train(model, *some_digits, params, on_checkpoint=kept.append)
+    other = build_model("coordconv2d", "border", 0.5).to(memory_format=torch.channels_last)
+    with pytest.raises(PipelineError, match=r"^the checkpoint does not fit the network: .*again"):
+        train(other, *some_digits, params, checkpoint=kept[0])
+
+
+def test_a_checkpoint_of_the_last_epoch_needs_no_further_training(some_digits, tmp_path):
+    params = RunParams(epochs=1, batch_size=500)
+    kept = []
+    model = build_model("conv2d", "border", 0.5)
+    best = train(model, *some_digits, params, on_checkpoint=kept.append)
+    again = train(model, *some_digits, params, on_checkpoint=kept.append, checkpoint=kept[0])
+    assert len(kept) == 1
+    assert again.accuracy == best.accuracy
+
+
+FAULTS_OF_A_STEP = """
+import resource, sys, torch
+from pipeline.training import loop
+from pipeline.data.mnist import Digits, load_mnist
+from pipeline.models.stn import build_model
+from pipeline.params import RunParams
+from pipeline.training.loop import train_epoch
+
+if sys.argv[1] == "without":
+    loop._keep_freed_memory = lambda: None
+torch.set_num_threads(1)
+digits = Digits(*(part[: 64 * 5] for part in load_mnist("data")[0]))
+larger = Digits(torch.nn.functional.interpolate(digits.images, size=(112, 112)), digits.labels)
+model = build_model("conv2d", "border", 0.0, 112, network="paper")
+model.to(memory_format=torch.channels_last)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    train_epoch(model, larger, optimizer, RunParams())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+def test_a_step_uses_the_memory_that_the_one_before_freed():
+    faults = []
+    for how in ("with", "without"):
+        command = [sys.executable, "-c", FAULTS_OF_A_STEP, how]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        faults.append(float(done.stdout))
+    kept, returned = faults
+    if returned < 1000:
+        pytest.skip("memory comes in pages so large that it does not matter here")
+    assert kept < returned / 2

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+
+from pipeline.training.metrics import final_pose, pose_deviation, score
+
+
+def test_a_case_by_hand():
+    labels = np.array([0, 0, 1, 1])
+    probabilities = np.full((4, 10), 0.01, dtype=np.float32)
+    for row, (digit, p) in enumerate([(0, 0.8), (1, 0.6), (1, 0.7), (1, 0.9)]):
+        probabilities[row, digit] = p
+    probabilities[1, 0] = 0.2
+    scores = score(labels, probabilities)
+    assert scores.accuracy == 0.75
+    # digit 0: precision 1, recall 1/2; digit 1: precision 2/3, recall 1; eight digits without any
+    assert scores.f1 == pytest.approx((2 / 3 + 4 / 5) / 10)
+    assert scores.loss == pytest.approx(-np.log([0.8, 0.2, 0.7, 0.9]).mean())
+    assert scores.predicted.tolist() == [0, 1, 1, 1]
+    assert scores.confusion[0, :2].tolist() == [1, 1]
+    assert scores.confusion[1, :2].tolist() == [0, 2]
+    assert scores.report["1"]["recall"] == 1
+
+
+def test_the_loss_is_the_training_losss_cross_entropy():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(500, 10) * 5, torch.randint(10, (500,))
+    expected = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert score(labels.numpy(), logits.softmax(1).numpy()).loss == pytest.approx(expected)
+
+
+def test_a_probability_of_zero_is_no_infinite_loss():
+    probabilities = np.zeros((1, 10), dtype=np.float32)
+    probabilities[0, 3] = 1
+    assert np.isfinite(score(np.array([5]), probabilities).loss)
+
+
+IDENTITY = np.array([1.0, 0, 0, 0, 1, 0])
+
+
+def rotation(degrees: np.ndarray) -> np.ndarray:
+    """The theta that shows an image rotated counter-clockwise, by hand."""
+    cos, sin, zero = np.cos(np.radians(degrees)), np.sin(np.radians(degrees)), 0 * degrees
+    return np.stack([cos, -sin, zero, sin, cos, zero], axis=1)
+
+
+def case(dataset: str, count: int = 40_000):
+    """Poses by the data set's law, the theta that takes them back, and its opposite; labels."""
+    random = np.random.default_rng(0)
+    one, zero = np.ones(count), np.zeros(count)
+    if dataset in ("rotated", "rts"):
+        poses = random.uniform(-90, 90, count)
+        thetas = rotation(-poses), rotation(poses)
+    elif dataset == "translated":
+        poses = random.integers(-16, 17, (count, 2)).astype(float)
+        thetas = tuple(
+            np.stack([one, zero, s * poses[:, 0] / 30, zero, one, s * poses[:, 1] / 30], axis=1)
+            for s in (1, -1)
+        )
+    else:
+        octaves = random.uniform(-1, 2, count)
+        poses = 2 * octaves
+        factors = 2**octaves, 2**-octaves
+        thetas = tuple(np.stack([f, zero, zero, zero, f, zero], axis=1) for f in factors)
+    return poses, *thetas, random.integers(0, 10, count)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "of_the_law"),
+    [
+        ("rotated", 180 / 12**0.5),
+        ("translated", (2 * (33**2 - 1) / 12) ** 0.5),  # of two discrete uniform variables
+        ("scaled", 6 / 12**0.5),
+    ],
+)
+def test_the_pose_deviation_of_the_identity_is_that_of_the_perturbation(dataset, of_the_law):
+    poses, back, further, labels = case(dataset)
+    identity = np.tile(IDENTITY, (len(poses), 1))
+    got = pose_deviation(dataset, poses, identity, labels, width=60)
+    assert got == pytest.approx(of_the_law, rel=0.01)
+    assert pose_deviation(dataset, poses, back, labels, width=60) == pytest.approx(0, abs=1e-6)
+    if dataset != "rotated":  # where twice the angle is anywhere on the circle
+        doubled = pose_deviation(dataset, poses, further, labels, width=60)
+        assert doubled == pytest.approx(2 * got)
+
+
+def test_a_wrong_sign_doubles_the_deviation_of_rotations_that_fit_in_the_circle():
+    poses, _, further, labels = case("rotated")
+    identity = np.tile(IDENTITY, (len(poses), 1))
+    small = pose_deviation("rts", poses / 2, identity, labels, width=42)
+    double = pose_deviation("rts", poses / 2, rotation(poses / 2), labels, width=42)
+    assert double == pytest.approx(2 * small)
+    anywhere = pose_deviation("rotated", poses, further, labels, width=28)
+    assert anywhere == pytest.approx(360 / 12**0.5, rel=0.02)
+
+
+def test_a_pose_that_each_digit_has_for_itself_is_no_deviation_also_at_180_degrees():
+    labels = np.repeat([3, 8], 3)
+    poses = np.array([178.0, -178, 180, 20, 22, 24])
+    identity = np.tile(IDENTITY, (6, 1))
+    of_each = np.std([-2, 2, 0]), np.std([20, 22, 24])
+    got = pose_deviation("rotated", poses, identity, labels, width=28)
+    assert got == pytest.approx(np.mean(of_each))
+
+
+def test_the_deviations_of_the_digits_are_averaged_and_those_of_x_and_y_combined():
+    identity = np.tile(IDENTITY, (4, 1))
+    poses = np.array([[3.0, 4], [-3, -4], [10, 0], [10, 0]])  # 5 pixels about one place; none
+    got = pose_deviation("translated", poses, identity, np.array([0, 0, 1, 1]), width=60)
+    assert got == pytest.approx(2.5)
+
+
+def test_rotation_and_scale_do_not_disturb_each_other():
+    # 30° counter-clockwise and twice as large, by the inverse of theta
+    theta = rotation(np.array([30.0])) / 2
+    theta[:, [2, 5]] = 0.4
+    assert final_pose("rotated", np.array([10.0]), theta, width=28) == pytest.approx(40)
+    assert final_pose("scaled", np.array([1.0]), theta, width=112) == pytest.approx(3)
+
+
+def test_a_unit_of_theta_is_half_the_width_of_the_image():
+    theta = np.array([[1, 0, 0.5, 0, 1, -0.25]])
+    poses = np.array([[15.0, -7.5]])
+    assert final_pose("translated", poses, theta, width=60) == pytest.approx(0)
+
+
+def test_a_transformer_that_flips_or_flattens_the_image_has_a_finite_deviation():
+    theta = np.array([[-1.0, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+    for dataset in ("rotated", "scaled"):
+        assert np.isfinite(pose_deviation(dataset, np.zeros(3), theta, np.zeros(3), width=28))
+    assert final_pose("scaled", np.zeros(3), theta, width=112)[0] == 0
+
+
+def test_a_data_set_without_a_pose_is_refused():
+    with pytest.raises(ValueError, match="got 'elastic'; allowed: rotated"):
+        final_pose("elastic", np.zeros(1), IDENTITY[None], width=28)
