@@ -15,15 +15,12 @@ _OTHER_EDGES: dict[str, Any] = {
     "linestyle": (0, (3, 1.5)),
     "path_effects": [withStroke(linewidth=2.6, foreground="black")],
 }
-
-
 _UPPER_EDGE: dict[str, Any] = {
     "color": "gold",
     "linewidth": 3.2,
     "solid_capstyle": "butt",
     "path_effects": [withStroke(linewidth=5, foreground="black")],
 }
-
 
 # what is shown of a transformer, by whether it warps the image or feature maps
 CAPTIONS = {True: "after the transformer", False: "the image, where its feature map is sampled"}

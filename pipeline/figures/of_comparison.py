@@ -11,8 +11,6 @@ from matplotlib.ticker import MaxNLocator
 
 # groups are told apart by line and marker, too, and by a lightness that survives printing in grey
 _LINES = ("-", "--", ":", "-.")
-
-
 _MARKERS = ("o", "s", "^", "D")
 
 

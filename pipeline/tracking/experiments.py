@@ -11,8 +11,6 @@ from pipeline.errors import PipelineError
 from pipeline.tracking.store import lacks_the_run, sqlite_file, store_in
 
 EXPERIMENT = "stn-mnist"
-
-
 _EXPERIMENT_NOTE = """\
 Spatial transformer networks on MNIST: does CoordConv inside the localization network help?
 

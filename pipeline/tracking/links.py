@@ -11,8 +11,6 @@ from pipeline.tracking.experiments import current_experiment, experiment_id_of
 from pipeline.tracking.store import check_store, without_password
 
 UI = "http://127.0.0.1:5000"  # where `make ui` serves
-
-
 TRAINING_VIEW = "?workflowType=machine_learning"  # else the UI opens its view of traces
 
 
@@ -23,6 +21,7 @@ def ui_address() -> str:
 
 
 def run_page(experiment_id: str, run_id: str) -> str:
+    """The address of a run's page in the MLflow UI, within its view of trainings."""
     return f"{ui_address()}/#/experiments/{experiment_id}/runs/{run_id}{TRAINING_VIEW}"
 
 

@@ -12,8 +12,6 @@ from pipeline.errors import PipelineError
 from pipeline.tracking.store import first_line, one_process_at_a_time
 
 REGISTERED_MODEL = "stn-mnist"
-
-
 _MODEL_NOTE = """\
 Digit classifiers with a spatial transformer. Input: raw uint8 images `(N, 1, 28, 28)`, white ink
 on black; output: class probabilities `(N, 10)`. `champion` is the best of all,

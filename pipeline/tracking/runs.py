@@ -27,7 +27,7 @@ from pipeline.tracking.links import run_page
 from pipeline.tracking.recorded import metric_history
 from pipeline.tracking.store import first_line, one_process_at_a_time
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `compare`, `store` and `ui` do without torch, which takes seconds to import
     import torch
 
 
@@ -109,17 +109,17 @@ def _is_generated(run_name: str) -> bool:
     return len(words) == 3 and words[0] in _GENERATOR_PREDICATES and words[1] in _GENERATOR_NOUNS
 
 
-def _leave_pointer(projects_run: Run, run: Run) -> None:
+def _leave_pointer(opened: Run, run: Run) -> None:
     """Say in the run that `mlflow run` opened elsewhere where the work went."""
     client = mlflow.MlflowClient()
-    pointer = projects_run.info.run_id
+    pointer = opened.info.run_id
     experiment = client.get_experiment(run.info.experiment_id).name
     target = f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     client.set_tag(pointer, MLFLOW_RUN_NAME, f"see {run.info.run_name}")
     client.set_tag(
         pointer, MLFLOW_RUN_NOTE, f"Opened by `mlflow run`. [The run is here.]({target})"
     )
-    if projects_run.info.experiment_id == run.info.experiment_id:
+    if opened.info.experiment_id == run.info.experiment_id:
         advice = ""
     else:
         advice = f" `mlflow run --experiment-name {experiment}` does without it."

@@ -22,7 +22,7 @@ from mlflow.utils.uri import is_local_uri
 
 from pipeline.errors import PipelineError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it takes a second to import
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 # An unreachable server is reported within seconds; MLflow's default of 7 retries takes minutes.
@@ -44,11 +44,13 @@ def plain_errors() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error that is not empty, without passwords; else its class."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return without_password(lines[0]) if lines else type(error).__name__
 
 
 def without_password(text: str) -> str:
+    """The text with the user and the password left out of any address in it."""
     return re.sub(r"//[^/@\s]*@", "//", text)
 
 
@@ -123,7 +125,7 @@ def local_folder() -> Path:
 
 
 def sqlite_file() -> Path | None:
-    """The file of the store, if it is a SQLite file."""
+    """The file of the store, if it is a SQLite file; None of any other store."""
     uri = mlflow.get_tracking_uri()
     prefix = "sqlite:///"
     return Path(unquote(uri.removeprefix(prefix))) if uri.startswith(prefix) else None
@@ -143,6 +145,7 @@ def one_process_at_a_time() -> Iterator[None]:
 
 
 def lacks_the_run() -> PipelineError:
+    """The error where the run that `mlflow run` has opened is not in the store."""
     return PipelineError(
         f"MLFLOW_TRACKING_URI: got {without_password(mlflow.get_tracking_uri())}, which lacks the "
         f"run that `mlflow run` has opened: a relative path is looked for in {Path.cwd()}, where "

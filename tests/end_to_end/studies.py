@@ -12,7 +12,10 @@ def arguments(form, **given):
 
 
 def study_command(**given):
-    options = arguments(("--{0}", "{1}"), **{**SMALL, "runs": 1, **given})
+    """The command of the small study, with other parameters; one that is None is left out."""
+    chosen = {**SMALL, "runs": 1, **given}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    options = arguments(("--{0}", "{1}"), **chosen)
     return [sys.executable, "-m", "pipeline", "study", *options]
 
 

@@ -9,8 +9,6 @@ import pytest
 
 from tests.end_to_end.conftest import ONE_SCREEN, last_line
 
-SMALL = ["--validation-size", "59000", "--batch-size", "500", "--epochs", "1"]
-
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -87,16 +85,23 @@ def test_a_wrong_value_given_to_mlflow_run_leaves_nothing_running(checkout):
 
 
 def test_a_diverging_training_fails_with_what_to_do(checkout):
-    done = checkout.pipeline("train", *SMALL, "--lr", "1e30", **ONE_SCREEN)
+    done = checkout.pipeline("train", "--iterations", "2", "--lr", "1e30", **ONE_SCREEN)
     assert done.returncode == 1
     assert last_line(done.stdout).startswith("Error: training diverged in epoch 1")
     assert checkout.statuses() == ["FAILED"]
 
 
-@pytest.mark.parametrize("way", ["python", "mlflow"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["ctrl-c", "hang-up"])
+@pytest.mark.parametrize(
+    ("way", "number"),
+    [
+        pytest.param("python", signal.SIGINT, id="ctrl-c-python"),
+        pytest.param("python", signal.SIGHUP, id="hang-up-python"),
+        pytest.param("mlflow", signal.SIGINT, id="ctrl-c-mlflow"),
+        pytest.param("mlflow", signal.SIGHUP, id="hang-up-mlflow", marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_run_ends_as_killed_and_keeps_what_was_logged(checkout, way, number):
-    arguments = ["epochs=500", "validation_size=59000", "batch_size=500", "threads=1"]
+    arguments = ["epochs=500", "validation_size=59000", "batch_size=500", "architecture=cnn"]
     if way == "python":
         options = [f"--{argument}" for argument in arguments]
         command = [sys.executable, "-m", "pipeline", "train", *options]

@@ -134,7 +134,15 @@ def test_the_model_is_a_pickle_free_archive_with_its_metrics(trained):
     assert not [name for name in files if name.endswith((".pkl", ".pth"))]
 
 
-@pytest.mark.parametrize("kind", ["alias", "version", "logged model", "run"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "alias",
+        "run",
+        pytest.param("version", marks=pytest.mark.slow),
+        pytest.param("logged model", marks=pytest.mark.slow),
+    ],
+)
 def test_evaluate_repeats_the_numbers_of_the_training(trained, kind):
     checkout, run = trained
     uri = {
@@ -264,7 +272,7 @@ def test_the_served_model_answers_over_http(trained, elsewhere, monkeypatch):
 def test_metrics_are_in_the_store_while_the_run_goes_on(checkout):
     process = checkout.start(
         *(sys.executable, "-m", "pipeline", "train", "--epochs", "500"),
-        *("--validation-size", "59000", "--batch-size", "500"),
+        *("--validation-size", "59000", "--batch-size", "500", "--architecture", "cnn"),
     )
     try:
         for line in process.stdout:  # it comes as soon as the epoch has ended

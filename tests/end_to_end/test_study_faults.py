@@ -18,7 +18,7 @@ from tests.end_to_end.studies import (
 
 
 def test_an_interrupted_study_closes_its_runs_and_says_so(checkout):
-    process = checkout.start(*study_command(epochs=500), **ONE_SCREEN)
+    process = checkout.start(*study_command(epochs=500, architecture="cnn"), **ONE_SCREEN)
     wait_for_an_epoch(checkout, process)
     process.send_signal(signal.SIGINT)
     screen, _ = process.communicate(timeout=60)
@@ -30,7 +30,9 @@ def test_an_interrupted_study_closes_its_runs_and_says_so(checkout):
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(checkout):
-    done = checkout.run(*study_command(conv_layer="conv2d", lr="0.1,1e30", epochs=1), **ONE_SCREEN)
+    short = {"epochs": None, "validation_size": None, "iterations": 5}
+    command = study_command(conv_layer="conv2d", lr="0.1,1e30", **short)
+    done = checkout.run(*command, **ONE_SCREEN)
     assert done.returncode == 1
     last = last_line(done.stdout)
     assert last.startswith("Error: 1 of 2 runs failed")
