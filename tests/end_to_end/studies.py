@@ -4,7 +4,7 @@ import sys
 import time
 
 # 10,000 training images in a few large batches; what it learns does not matter here
-SMALL = {"epochs": 3, "batch_size": 512, "validation_size": 50_000, "lr": 0.05, "momentum": 0.5}
+SMALL = {"epochs": 2, "batch_size": 512, "validation_size": 50_000, "lr": 0.05, "momentum": 0.5}
 
 
 def arguments(form, **given):

@@ -47,7 +47,7 @@ def test_a_study_ends_with_its_table_and_its_runs_nested(small_study):
     parent, nested = runs_of(checkout)
     assert last_line(done.stdout).startswith(f"run {parent.info.run_id}: see http://")
     assert parent.info.status == "FINISHED"
-    assert parent.info.run_name.startswith("study replication epochs=3")
+    assert parent.info.run_name.startswith("study replication epochs=2")
     assert {name: run.info.status for name, run in nested.items()} == {
         "conv2d seed=0": "FINISHED",
         "coordconv2d seed=0": "FINISHED",
@@ -115,9 +115,10 @@ def killed_study(tmp_path_factory):
         kill(process.pid, signal.SIGKILL)
         process.communicate()
     process = checkout.start(*study_command(), start_new_session=True)
-    wait_for_an_epoch(checkout, process)
-    workers = worker_processes(process.pid)
-    for worker in workers[:1]:  # none, if the study has just ended
+    while process.poll() is None and not worker_processes(process.pid):
+        time.sleep(0.1)
+    time.sleep(chance.uniform(0, 10))
+    for worker in worker_processes(process.pid)[:1]:  # none, if the study has just ended
         os.kill(worker, signal.SIGKILL)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors

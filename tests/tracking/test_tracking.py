@@ -175,22 +175,22 @@ def aliases():
 
 
 def test_aliases_move_to_a_better_model_only_and_never_across_selections(store):
-    def register(selection, accuracy, loss, layer):
+    def offer(selection, accuracy, loss, layer):
         candidate = Candidate(selection, accuracy, loss)
         version = register(logged_model(), candidate)
         return version, promote(version, candidate, [f"best-{layer}", "champion"])
 
-    version, news = register("test", 0.98, 0.10, "conv2d")
+    version, news = offer("test", 0.98, 0.10, "conv2d")
     assert version == 1
     assert news == ["best-conv2d is now version 1", "champion is now version 1"]
-    register("test", 0.97, 0.01, "coordconv2d")  # worse than the champion, first of its layer
+    offer("test", 0.97, 0.01, "coordconv2d")  # worse than the champion, first of its layer
     assert aliases() == {"best-conv2d": 1, "champion": 1, "best-coordconv2d": 2}
-    register("test", 0.98, 0.10, "conv2d")  # equal
-    register("test", 0.98, 0.20, "conv2d")  # equal accuracy, higher loss
+    offer("test", 0.98, 0.10, "conv2d")  # equal
+    offer("test", 0.98, 0.20, "conv2d")  # equal accuracy, higher loss
     assert aliases() == {"best-conv2d": 1, "champion": 1, "best-coordconv2d": 2}
-    register("test", 0.98, 0.09, "coordconv2d")  # equal accuracy, lower loss
+    offer("test", 0.98, 0.09, "coordconv2d")  # equal accuracy, lower loss
     assert aliases() == {"best-conv2d": 1, "champion": 5, "best-coordconv2d": 5}
-    _, news = register("validation 10000", 0.999, 0.01, "conv2d")
+    _, news = offer("validation 10000", 0.999, 0.01, "conv2d")
     assert "selected on another set" in news[1]
     assert aliases() == {"best-conv2d": 1, "champion": 5, "best-coordconv2d": 5}
     assert mlflow.MlflowClient().get_registered_model("stn-mnist").description
