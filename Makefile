@@ -30,7 +30,7 @@ help:
 
 setup: .venv/installed
 
-# uv installs the lock in a quarter of pip's time; the newest uv is replaced by the locked one
+# uv installs the lock faster than pip; the newest uv is replaced by the locked one
 .venv/installed: requirements-dev.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
