@@ -12,8 +12,8 @@ RUN := $(BIN)/mlflow run . --env-manager local --experiment-name $(EXPERIMENT)
 GIVEN := $(addprefix -P ,$(filter $(addsuffix %,a b c d e f g h i j k l m n o p q r s t u v w x y z),\
   $(MAKEOVERRIDES)))
 
-.PHONY: help setup lock store train study evaluate compare ui lint test test-slow test-latest \
-  test-lowest browser bench
+.PHONY: help setup lock hooks store train study evaluate compare ui lint test test-slow coverage \
+  test-latest test-lowest browser bench
 
 help:
 	@echo "make train [CONV_LAYER=coordconv2d] [EPOCHS=30]         train one network, tracked by MLflow"
@@ -26,6 +26,8 @@ help:
 	@echo "make test                                                lint and tests"
 	@echo "make test-slow                                           the slower tests"
 	@echo "make test-latest, make test-lowest                       the tests with the newest or the lowest versions"
+	@echo "make coverage                                            which lines of pipeline/ no test reaches"
+	@echo "make hooks                                               lint before each commit"
 	@echo "make lock                                                renew the locked versions"
 
 setup: .venv/installed
@@ -77,6 +79,13 @@ PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(BIN)/python $(PYTEST)
+
+# a third slower than `make test`; commands that the tests start are counted as well
+coverage: setup
+	$(BIN)/python $(PYTEST) --cov --cov-report=term-missing:skip-covered
+
+hooks: setup
+	$(BIN)/pre-commit install
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
