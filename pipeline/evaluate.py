@@ -10,6 +10,7 @@ from pipeline.machine import machine_tags
 from pipeline.tracking.registry import load_model
 from pipeline.tracking.runs import open_run
 from pipeline.tracking.store import check_store
+from pipeline.tracking.vocabulary import Metric, Tag
 from pipeline.training.metrics import Scores, score, score_files
 
 BATCH = 250  # images per call of the model, to bound the memory
@@ -45,10 +46,10 @@ def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Eva
     train, test = mnist.load_mnist(data_dir)
     test = posed_test_set(model.dataset, test, train.images).digits
     images, labels = test.images.numpy(), test.labels.numpy()
-    tags = {"stn.data_digest": mnist.DIGEST, **machine_tags("cpu")}
+    tags = {Tag.DATA_DIGEST: mnist.DIGEST, **machine_tags("cpu")}
     caution = ""
     if model.selection:
-        tags["stn.selection"] = model.selection
+        tags[Tag.SELECTION] = model.selection
     if model.selection == "test":
         caution = " Its epoch was selected on this very set, so the scores are optimistic."
     with open_run(
@@ -66,9 +67,9 @@ def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Eva
         probabilities = [model.predict(images[start : start + BATCH]) for start in batches]
         scores = score(labels, np.concatenate(probabilities))
         metrics = {
-            "test_accuracy": scores.accuracy,
-            "test_f1": scores.f1,
-            "test_loss": scores.loss,
+            Metric.TEST_ACCURACY: scores.accuracy,
+            Metric.TEST_F1: scores.f1,
+            Metric.TEST_LOSS: scores.loss,
         }
         run.log_metrics(metrics, model_id=model.model_id)
         run.log_artifacts(score_files(scores))

@@ -11,21 +11,23 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from pipeline.tracking.vocabulary import Tag
+
 PROJECT = Path(__file__).parent.parent
 CPU_FILE = Path("/proc/cpuinfo")  # of Linux
 # What tells CPUs of one name apart; a virtual machine may show no more than "AMD EPYC".
 CPU_MODEL = ("cpu family", "model", "CPU implementer", "CPU part")
 
-# What two runs may differ in, and the tag that says it; `stn.dirty` belongs to the commit.
+# What two runs may differ in, and the tag that says it; `Tag.DIRTY` belongs to the commit.
 TAGS = {
-    "versions of torch": "stn.torch",
-    "versions of torchvision": "stn.torchvision",
-    "versions of MLflow": "stn.mlflow",
-    "versions of numpy": "stn.numpy",
-    "CPUs": "stn.cpu",
-    "devices": "stn.device",
-    "numbers of threads": "stn.threads",
-    "commits": "stn.commit",
+    "versions of torch": Tag.TORCH,
+    "versions of torchvision": Tag.TORCHVISION,
+    "versions of MLflow": Tag.MLFLOW,
+    "versions of numpy": Tag.NUMPY,
+    "CPUs": Tag.CPU,
+    "devices": Tag.DEVICE,
+    "numbers of threads": Tag.THREADS,
+    "commits": Tag.COMMIT,
 }
 
 
@@ -40,11 +42,13 @@ def machine_tags(device: str) -> dict[str, str]:
     if device.startswith("cuda"):
         device = f"{device}, {torch.cuda.get_device_name(device)}"
     return {
-        "stn.torch": str(torch.__version__),
-        **{f"stn.{name}": version(name) for name in ("torchvision", "mlflow", "numpy")},
-        "stn.cpu": cpu(),
-        "stn.device": device,
-        "stn.threads": str(torch.get_num_threads()),
+        Tag.TORCH: str(torch.__version__),
+        Tag.TORCHVISION: version("torchvision"),
+        Tag.MLFLOW: version("mlflow"),
+        Tag.NUMPY: version("numpy"),
+        Tag.CPU: cpu(),
+        Tag.DEVICE: device,
+        Tag.THREADS: str(torch.get_num_threads()),
         **_commit(),
     }
 
@@ -81,7 +85,7 @@ def ran_on(tags: dict[str, str]) -> dict[str, str]:
     facts = {fact: tags[tag] for fact, tag in TAGS.items() if tag in tags}
     if "commits" in facts:
         facts["commits"] = re.sub(r"(\w{10})\w*", r"\1", facts["commits"])
-        if "true" in tags.get("stn.dirty", ""):
+        if "true" in tags.get(Tag.DIRTY, ""):
             facts["commits"] += " with uncommitted changes"
     return facts
 
@@ -92,7 +96,7 @@ def _commit() -> dict[str, str]:
     if not commit or not _git("ls-files", "pipeline/__init__.py"):  # or a repository around it
         return {}
     dirty = bool(_git("status", "--porcelain", "--", "."))
-    return {"stn.commit": commit, "stn.dirty": str(dirty).lower()}
+    return {Tag.COMMIT: commit, Tag.DIRTY: str(dirty).lower()}
 
 
 def _git(*arguments: str) -> str:

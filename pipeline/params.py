@@ -210,6 +210,12 @@ def protocol_label(params: RunParams, except_for: Collection[str] = ()) -> str:
     return " ".join([name, *changed])
 
 
+def label_without(label: str, names: Collection[str]) -> str:
+    """A label that `protocol_label` made, without the values of these parameters."""
+    words = label.split(" ")
+    return " ".join(word for word in words if not word.startswith(tuple(f"{n}=" for n in names)))
+
+
 def resolve(given: dict[str, Any]) -> RunParams:
     """Complete the parameters that were given by those of their preset and the defaults.
 

@@ -12,13 +12,14 @@ from pipeline.data.warps import IMAGE_SIZES
 from pipeline.grids import TRANSFORMS
 from pipeline.models.stn import ARCHITECTURES
 from pipeline.params import RunParams, StudyParams, allowed_values, resolve
+from pipeline.tracking.vocabulary import Artifact
 from tests.conftest import PROJECT
 
 # package, or module beside the packages -> which of these it may import; design.md's picture
 MAY_KNOW = {
     "errors": set(),
     "grids": set(),
-    "machine": set(),
+    "machine": {"tracking"},
     "params": {"errors"},
     "data": {"errors", "grids"},
     "models": {"errors", "grids"},
@@ -56,11 +57,11 @@ WITHIN = {
     "comparison.command": {"page", "report", "statistics", "tables"},
     "study.progress": {"workers"},
     "study.study": {"progress", "workers"},
-    "tracking.experiments": {"store"},
+    "tracking.experiments": {"store", "vocabulary"},
     "tracking.links": {"experiments", "store"},
-    "tracking.recorded": {"links", "store"},
-    "tracking.registry": {"recorded", "store"},
-    "tracking.runs": {"experiments", "links", "recorded", "store"},
+    "tracking.recorded": {"links", "store", "vocabulary"},
+    "tracking.registry": {"store", "vocabulary"},
+    "tracking.runs": {"experiments", "links", "recorded", "store", "vocabulary"},
 }
 PACKAGES = sorted(path.parent.name for path in (PROJECT / "pipeline").glob("*/__init__.py"))
 MODULES = sorted(
@@ -117,6 +118,21 @@ def test_what_may_be_asked_for_is_what_there_is(parameter, known):
 def test_only_tracking_imports_mlflow(module):
     uses_mlflow = any(name.split(".")[0] == "mlflow" for name in imports_of(module))
     assert module.startswith("tracking.") or not uses_mlflow
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_names_of_tags_and_artifacts_are_spelled_in_the_vocabulary_only(module):
+    if module == "tracking.vocabulary":
+        return
+    path = PROJECT / "pipeline" / (module.replace(".", "/") + ".py")
+    texts = {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    files = {value for name, value in vars(Artifact).items() if name.isupper()}
+    assert not {text for text in texts if re.search(r"^stn\.|tags\.`stn\.", text)}
+    assert not texts & files
 
 
 def test_the_replication_preset_is_the_defaults():

@@ -63,10 +63,10 @@ def compare_runs(
 
 def _of_study(runs: list[RecordedRun], begin: str) -> tuple[str, list[RecordedRun]]:
     """The one study whose id begins so, and its runs."""
-    studies = sorted({run.tags["stn.study"] for run in runs if "stn.study" in run.tags})
+    studies = sorted({run.study for run in runs if run.study})
     found = [begin] if begin in studies else [s for s in studies if s.startswith(begin)]
     if len(found) != 1:
         problem = f"{len(found)} studies begin so" if found else "there is no such study"
         known = ", ".join(found or studies) or "none"
         raise PipelineError(f"study: got {begin!r}: {problem}; allowed: {known}")
-    return found[0], [run for run in runs if run.tags.get("stn.study") == found[0]]
+    return found[0], [run for run in runs if run.study == found[0]]

@@ -14,6 +14,7 @@ from pipeline.comparison.statistics import margin_text
 from pipeline.figures.confusion import confusion_matrices_figure
 from pipeline.figures.gallery import CAPTIONS, Gallery, gallery_figure
 from pipeline.figures.of_comparison import Accuracies, comparison_figure, run_curves_figure
+from pipeline.tracking.vocabulary import Artifact
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -27,16 +28,16 @@ _TEMPLATES = Environment(
 def comparison_files(report: Report) -> dict[str, Any]:
     """The artifacts `comparison.md`, `.csv`, `.json`, `.png`, `.html`; `gallery.png` of poses."""
     files = {
-        "comparison.md": tables.as_markdown(report),
-        "comparison.csv": tables.as_csv(report),
-        "comparison.json": tables.as_json(report),
-        "comparison.png": _comparison_figure(report.protocols, report.margin),
-        "comparison.html": as_html(report),
+        Artifact.COMPARISON: tables.as_markdown(report),
+        Artifact.COMPARISON_RUNS: tables.as_csv(report),
+        Artifact.COMPARISON_DATA: tables.as_json(report),
+        Artifact.COMPARISON_FIGURE: _comparison_figure(report.protocols, report.margin),
+        Artifact.COMPARISON_PAGE: as_html(report),
     }
     galleries = {protocol.label: _galleries(protocol) for protocol in report.protocols}
     galleries = {label: groups for label, groups in galleries.items() if groups}
     if galleries:
-        files["gallery.png"] = gallery_figure(galleries)
+        files[Artifact.GALLERY] = gallery_figure(galleries)
     return files
 
 

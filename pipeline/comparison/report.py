@@ -20,10 +20,11 @@ from pipeline.comparison import statistics
 from pipeline.comparison.statistics import McNemar, Pair, Summary
 from pipeline.errors import PipelineError
 from pipeline.machine import TAGS, ran_on
-from pipeline.params import TEST_IMAGES, RunParams, kind_of
+from pipeline.params import TEST_IMAGES, RunParams, kind_of, label_without
 from pipeline.tracking.recorded import RecordedRun, artifact_bytes, artifact_text, metric_histories
+from pipeline.tracking.vocabulary import Artifact, Metric
 
-CURVES = ("test_accuracy", "train_loss")
+CURVES = (Metric.TEST_ACCURACY, Metric.TRAIN_LOSS)
 
 
 @dataclass(frozen=True)
@@ -219,8 +220,8 @@ def comparison_of(
     """
     names = parse_by(by)
     check_margin(margin)
-    finished = [run for run in runs if run.status == "FINISHED"]
-    left_out = Counter(run.status.lower() for run in runs if run.status != "FINISHED")
+    finished = [run for run in runs if run.is_finished]
+    left_out = Counter(run.status.lower() for run in runs if not run.is_finished)
     if not finished:
         counts = ", ".join(f"{count} {status}" for status, count in left_out.items())
         raise PipelineError(
@@ -263,11 +264,11 @@ def _sort(runs: list[RecordedRun], by: tuple[str, ...]) -> tuple[dict[str, _Memb
         except ValueError:
             left_out["with unknown parameters"] += 1
             continue
-        if "best_test_accuracy" not in run.metrics:
+        if not run.has_results:
             left_out["finished without results"] += 1
             continue
         # the selection on top: a comparison by the validation's size must not mix the two
-        key = [_protocol_params(params, by), params.selection, run.tags.get("stn.data_digest")]
+        key = [_protocol_params(params, by), params.selection, run.data_digest]
         members = found.setdefault(json.dumps(key), {})
         place = (*(getattr(params, name) for name in by), params.seed)
         if place in members:
@@ -292,9 +293,8 @@ def _protocol_params(params: RunParams, by: tuple[str, ...]) -> dict[str, Any]:
 
 def _label(params: RunParams, run: RecordedRun, by: tuple[str, ...]) -> str:
     """The run's own label, without what the groups differ in and with the layer if they do not."""
-    words = run.tags["stn.protocol"].split(" ")
-    kept = [word for word in words if not word.startswith(tuple(f"{name}=" for name in by))]
-    return " ".join(kept if "conv_layer" in by else [*kept, params.conv_layer])
+    label = label_without(run.protocol_label, by)
+    return label if "conv_layer" in by else f"{label} {params.conv_layer}"
 
 
 def _protocol(label: str, members: _Members, by: tuple[str, ...], margin: float) -> Protocol:
@@ -328,12 +328,12 @@ def _result(
     return RunResult(
         group=group,
         seed=params.seed,
-        accuracy=run.metrics["best_test_accuracy"],
-        f1=run.metrics["best_test_f1"],
-        loss=run.metrics["best_test_loss"],
-        best_epoch=int(run.metrics["best_epoch"]),
-        last_accuracy=run.metrics.get("test_accuracy"),
-        pose_deviation=run.metrics.get("pose_deviation"),
+        accuracy=run.best_test_accuracy,
+        f1=run.best_test_f1,
+        loss=run.best_test_loss,
+        best_epoch=run.best_epoch,
+        last_accuracy=run.last_test_accuracy,
+        pose_deviation=run.pose_deviation,
         run_id=run.run_id,
         name=run.name,
         url=run.url,
@@ -353,7 +353,7 @@ def _group(values: dict[str, Any], members: list[tuple[RunParams, RecordedRun]])
     last = [run.last_accuracy for run in runs if run.last_accuracy is not None]
     poses = [run.pose_deviation for run in runs if run.pose_deviation is not None]
     champion = max(runs, key=lambda run: (run.accuracy, -run.loss))
-    confusion = artifact_text(champion.run_id, "confusion_matrix.csv")
+    confusion = artifact_text(champion.run_id, Artifact.CONFUSION_COUNTS)
     return Group(
         name=name,
         params=values,
@@ -370,7 +370,7 @@ def _group(values: dict[str, Any], members: list[tuple[RunParams, RecordedRun]])
 
 
 def _poses(run: RunResult) -> Poses | None:
-    content = artifact_bytes(run.run_id, "poses.npz")
+    content = artifact_bytes(run.run_id, Artifact.POSES)
     if content is None:
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -414,7 +414,7 @@ def _correct(run: RunResult) -> np.ndarray | None:
 
     Of an image in several poses, the first: they are not independent, as McNemar's test wants it.
     """
-    text = artifact_text(run.run_id, "predictions.csv")
+    text = artifact_text(run.run_id, Artifact.PREDICTIONS)
     if text is None:
         return None
     label, predicted = _numbers(text).T

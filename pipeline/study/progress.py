@@ -10,8 +10,9 @@ import time
 from tqdm import tqdm
 
 from pipeline.study.workers import Task
-from pipeline.tracking.recorded import RecordedRun, last_epoch, metrics_of
+from pipeline.tracking.recorded import RecordedRun, last_epoch, recorded_run
 from pipeline.tracking.runs import TrackedRun
+from pipeline.tracking.vocabulary import Metric, Tag
 
 LINE_SECONDS = 60.0  # between two lines of progress where the output is no terminal
 ENDED = ("finished", "failed")
@@ -22,16 +23,14 @@ class Progress:
 
     def __init__(self, parent: TrackedRun, tasks: list[Task], kept: list[RecordedRun]) -> None:
         self.parent, self.tasks, self.kept = parent, tasks, len(kept)
-        best = max(kept, key=lambda run: run.metrics["best_test_accuracy"], default=None)
-        self.best = (
-            (best.metrics["best_test_accuracy"], best.tags["stn.study_run"]) if best else None
-        )
+        best = max(kept, key=lambda run: run.best_test_accuracy, default=None)
+        self.best = (best.best_test_accuracy, best.study_run) if best else None
         self.epochs = {task.name: (0, 0.0) for task in tasks}
         for task in tasks:
             if task.run_id:
                 self.epochs[task.name] = last_epoch(task.run_id)
         self.kept_text = ""
-        self.kept_in_store = metrics_of(parent.run_id).get("runs_finished", 0)
+        self.kept_in_store = recorded_run(parent.run_id).runs_finished
         self.told = {task.name: "waiting" for task in tasks}
         self.start, self.done_before = time.monotonic(), self._done()
         self.next_line = self.start + LINE_SECONDS
@@ -65,9 +64,9 @@ class Progress:
     def _tell_end(self, task: Task, state: str) -> None:
         line = f"{task.name} failed: {task.error}"
         if state == "finished" and task.run_id:
-            metrics = metrics_of(task.run_id)
-            accuracy = metrics["best_test_accuracy"]
-            line = f"{task.name}: {accuracy:.2%} in epoch {metrics['best_epoch']:.0f}"
+            run = recorded_run(task.run_id)
+            accuracy = run.best_test_accuracy
+            line = f"{task.name}: {accuracy:.2%} in epoch {run.best_epoch}"
             self.best = max(self.best or (0.0, ""), (accuracy, task.name))
         tqdm.write(line, file=sys.stdout)
 
@@ -79,10 +78,10 @@ class Progress:
         self.kept_text = text
         if self.bar.disable:
             print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-        self.parent.set_tags({"stn.progress": text})
+        self.parent.set_tags({Tag.PROGRESS: text})
         if finished != self.kept_in_store and self.best:
             self.kept_in_store = finished
-            metrics = {"runs_finished": finished, "best_test_accuracy": self.best[0]}
+            metrics = {Metric.RUNS_FINISHED: finished, Metric.BEST_TEST_ACCURACY: self.best[0]}
             self.parent.log_metrics(metrics, step=finished)
 
     def _finished(self) -> int:

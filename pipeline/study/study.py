@@ -10,7 +10,6 @@ those that were interrupted from their checkpoints, and repeats those that faile
 
 import fcntl
 import os
-import re
 import socket
 import sys
 import time
@@ -29,9 +28,10 @@ from pipeline.study.progress import Progress
 from pipeline.study.workers import Task, Workers
 from pipeline.tracking.experiments import current_experiment
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
-from pipeline.tracking.registry import REGISTERED_MODEL, Candidate, promote, registered_version
+from pipeline.tracking.registry import AliasNews, Candidate, promote, registered_version
 from pipeline.tracking.runs import TrackedRun, close_run, create_nested_run, open_run
 from pipeline.tracking.store import check_store, local_folder, plain_errors
+from pipeline.tracking.vocabulary import Artifact, Tag
 from pipeline.training.run import check_network
 
 CHECKPOINTS = "checkpoints"  # of unfinished runs, by run id; a finished run needs none
@@ -45,7 +45,7 @@ class StudySummary:
     run_id: str
     url: str
     markdown: str
-    alias_news: list[str]
+    alias_news: list[AliasNews]
 
 
 def run_study(study: Study) -> StudySummary:
@@ -72,9 +72,9 @@ def run_study(study: Study) -> StudySummary:
             experiment=experiment,
             params={name: ",".join(map(str, values)) for name, values in study.varied.items()},
             tags={
-                "stn.study": study.id,
-                "stn.checkpoints": str(folder),
-                "stn.host": socket.gethostname(),
+                Tag.STUDY: study.id,
+                Tag.CHECKPOINTS: str(folder),
+                Tag.HOST: socket.gethostname(),
             },
             run_id=started.run_id if started else None,
         ) as parent,
@@ -87,7 +87,7 @@ def run_study(study: Study) -> StudySummary:
         runs = [
             run
             for run in training_runs(experiment, study.id)
-            if run.status == "FINISHED" and run.tags.get("stn.study_run") in asked
+            if run.is_finished and run.study_run in asked
         ]
         failed = [f"{task.name} failed: {task.error}" for task in tasks if task.error]
         if not runs:
@@ -102,13 +102,13 @@ def run_study(study: Study) -> StudySummary:
         )
         files = comparison_files(report)
         parent.log_artifacts(files)
-        parent.set_description(_description(study, news, str(files["comparison.md"])))
+        parent.set_description(_description(study, news, str(files[Artifact.COMPARISON])))
         if failed:
             raise PipelineError(
                 f"{len(failed)} of {len(study.runs)} runs failed; the comparison of the others is "
                 f"at {parent.url}; the same command repeats them: {'; '.join(failed)}"
             )
-    return StudySummary(parent.run_id, parent.url, str(files["comparison.md"]), news)
+    return StudySummary(parent.run_id, parent.url, str(files[Artifact.COMPARISON]), news)
 
 
 def _compared_by(study: Study) -> str:
@@ -126,8 +126,8 @@ def _folder(study: Study, started: RecordedRun | None) -> Path:
     here = local_folder() / CHECKPOINTS
     if started is None:
         return here
-    host = started.tags.get("stn.host")
-    folder = Path(started.tags.get("stn.checkpoints", here))
+    host = started.host
+    folder = started.checkpoint_folder or here
     # a container has another name each time; its folder tells that it is the same
     if host == socket.gethostname() or _lock_file(study, folder).exists():
         return folder
@@ -176,8 +176,8 @@ def _plan(study: Study, recorded: list[RecordedRun]) -> tuple[list[Task], list[R
     tasks, kept = [], []
     for params in study.runs:
         name = _name(study, params)
-        own = [run for run in recorded if run.tags.get("stn.study_run") == name]
-        finished = [run for run in own if run.status == "FINISHED"]
+        own = [run for run in recorded if run.study_run == name]
+        finished = [run for run in own if run.is_finished]
         if finished:
             kept.append(finished[-1])
             _checkpoint(finished[-1]).unlink(missing_ok=True)  # left by a kill just before that
@@ -198,11 +198,11 @@ def _can_continue(run: RecordedRun) -> bool:
     """Whether a run was interrupted, and nothing of it is lost but an epoch begun."""
     if run.status == "FAILED":
         return False
-    return _checkpoint(run).exists() or "train_loss" not in run.metrics
+    return _checkpoint(run).exists() or not run.has_epochs
 
 
 def _checkpoint(run: RecordedRun) -> Path:
-    return Path(run.tags["stn.checkpoints"]) / f"{run.run_id}.pt"
+    return Path(run.tags[Tag.CHECKPOINTS]) / f"{run.run_id}.pt"
 
 
 def _report_plan(tasks: list[Task], kept: list[RecordedRun]) -> None:
@@ -230,10 +230,10 @@ def _train(
         task.params = task.params.model_copy(update={"threads": threads, "experiment": experiment})
         if task.run_id is None:
             tags = {
-                "stn.study": study.id,
-                "stn.study_run": task.name,
-                "stn.protocol": task.protocol,
-                "stn.checkpoints": str(folder),
+                Tag.STUDY: study.id,
+                Tag.STUDY_RUN: task.name,
+                Tag.PROTOCOL: task.protocol,
+                Tag.CHECKPOINTS: str(folder),
             }
             task.run_id = create_nested_run(parent, task.name, tags)
             task.checkpoint = folder / f"{task.run_id}.pt"
@@ -277,7 +277,7 @@ def _said(what: str) -> Iterator[None]:
         print(f"{what}: {problem}", file=sys.stderr)
 
 
-def _description(study: Study, news: list[str] | None = None, comparison: str = "") -> str:
+def _description(study: Study, news: list[AliasNews] | None = None, comparison: str = "") -> str:
     """What the page of the parent run shows on top."""
     kinds = ", ".join(f"{name}: {' / '.join(map(str, v))}" for name, v in study.varied.items())
     lines = [
@@ -286,13 +286,11 @@ def _description(study: Study, news: list[str] | None = None, comparison: str = 
         "Its runs are nested below. Started again with the same parameters, it continues.",
     ]
     if news:
-        page = f"/#/models/{REGISTERED_MODEL}/versions"
-        best = re.sub(r"version (\d+)", rf"[version \1]({page}/\1)", "; ".join(news))
-        lines.append(f"The best models: {best}.")
+        lines.append(f"The best models: {'; '.join(item.markdown for item in news)}.")
     return "\n\n".join([*lines, for_note(comparison)])
 
 
-def _promote(runs: list[RecordedRun]) -> list[str]:
+def _promote(runs: list[RecordedRun]) -> list[AliasNews]:
     """Offer each layer's best model its alias, and the best of all `champion`."""
     best: dict[tuple[str, str], tuple[int, Candidate]] = {}
     for run in runs:
@@ -300,7 +298,7 @@ def _promote(runs: list[RecordedRun]) -> list[str]:
         if registered is None:  # somebody deleted it
             continue
         for alias in model_aliases(run.params["conv_layer"], run.params.get("dataset", "mnist")):
-            place = alias, registered[1].selection  # those of different sets are not compared
+            place = alias, registered[1].selection_set  # those of different sets are not compared
             if place not in best or registered[1].beats(best[place][1]):
                 best[place] = registered
     return [

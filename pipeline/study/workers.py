@@ -149,13 +149,13 @@ def _start(parent: int) -> None:
 
 def _train(params: RunParams, run_id: str, checkpoint: Path, protocol: str) -> str:
     """In the worker: train, and return the error, or an empty text."""
-    from pipeline.tracking.recorded import is_finished
+    from pipeline.tracking.recorded import recorded_run
     from pipeline.tracking.store import plain_errors
     from pipeline.training.run import StudyRun, run_training
 
     try:
         with plain_errors():
-            if not is_finished(run_id):  # else the last worker died just after that
+            if not recorded_run(run_id).is_finished:  # else the last worker died just after that
                 run_training(params, StudyRun(run_id, checkpoint, protocol))
     except PipelineError as error:
         return str(error)

@@ -6,6 +6,7 @@
 - `recorded`: find runs, and read their metrics and files.
 - `registry`: the registered model, its versions and aliases; models to predict with.
 - `links`: addresses in the MLflow UI, and the UI itself.
+- `vocabulary`: the names of tags, metrics and artifacts; it does not import mlflow.
 
 Any of them may be used by other packages.
 """

@@ -9,14 +9,15 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from pipeline.errors import PipelineError
 from pipeline.tracking.store import lacks_the_run, sqlite_file, store_in
+from pipeline.tracking.vocabulary import Artifact, Tag
 
 EXPERIMENT = "stn-mnist"
-_EXPERIMENT_NOTE = """\
+_EXPERIMENT_NOTE = f"""\
 Spatial transformer networks on MNIST: does CoordConv inside the localization network help?
 
-Training runs carry the tag `stn.protocol`; *study* runs hold training runs below them, and their
+Training runs carry the tag `{Tag.PROTOCOL}`; *study* runs hold training runs below them, and their
 comparison; *evaluate* runs score a registered model again; *compare* runs hold a comparison:
-`comparison.html` is its page. `stn.selection` tells what the best epoch was
+`{Artifact.COMPARISON_PAGE}` is its page. `{Tag.SELECTION}` tells what the best epoch was
 selected on; numbers selected on the test set are optimistic."""
 
 

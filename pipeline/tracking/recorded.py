@@ -11,13 +11,18 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pipeline.errors import PipelineError
 from pipeline.tracking.links import run_page
 from pipeline.tracking.store import without_password
+from pipeline.tracking.vocabulary import Metric, Tag
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run as the store has it; params as text, `status` such as FINISHED.
+    """A run as the store has it.
 
-    metrics: the value of the last step of each.
+    status: RUNNING, SCHEDULED, FINISHED, FAILED or KILLED.
+    params: the values as text.
+    metrics: of each metric, the value of its last step.
+
+    The properties read its tags and metrics. A text that was not recorded is empty.
     """
 
     run_id: str
@@ -33,6 +38,96 @@ class RecordedRun:
         """The run's page in the MLflow UI, within its view of trainings."""
         return run_page(self.experiment_id, self.run_id)
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has ended without an error or an interruption."""
+        return self.status == "FINISHED"
+
+    @property
+    def protocol_label(self) -> str:
+        """The preset and what differs from it, such as `replication lr=0.02`."""
+        return self.tags.get(Tag.PROTOCOL, "")
+
+    @property
+    def data_digest(self) -> str:
+        """The digest of the MNIST files that the run used."""
+        return self.tags.get(Tag.DATA_DIGEST, "")
+
+    @property
+    def study(self) -> str:
+        """The id of the study that the run belongs to."""
+        return self.tags.get(Tag.STUDY, "")
+
+    @property
+    def study_run(self) -> str:
+        """The name of the run in its study, such as `coordconv2d seed=3`."""
+        return self.tags.get(Tag.STUDY_RUN, "")
+
+    @property
+    def host(self) -> str:
+        """The name of the machine that the study was last started on; of a study's parent run."""
+        return self.tags.get(Tag.HOST, "")
+
+    @property
+    def checkpoint_folder(self) -> Path | None:
+        """The folder of the study's checkpoints; None if the run belongs to no study."""
+        folder = self.tags.get(Tag.CHECKPOINTS)
+        return Path(folder) if folder else None
+
+    @property
+    def has_epochs(self) -> bool:
+        """Whether the run has logged the metrics of an epoch."""
+        return Metric.TRAIN_LOSS in self.metrics
+
+    @property
+    def has_results(self) -> bool:
+        """Whether the run has logged the scores of its selected model.
+
+        If not, `best_test_accuracy`, `best_test_f1`, `best_test_loss` and `best_epoch` raise a
+        KeyError.
+        """
+        return Metric.BEST_EPOCH in self.metrics
+
+    @property
+    def best_test_accuracy(self) -> float:
+        """The test accuracy of the selected model, a fraction."""
+        return self.metrics[Metric.BEST_TEST_ACCURACY]
+
+    @property
+    def best_test_f1(self) -> float:
+        """The macro F1 of the selected model on the test set, a fraction."""
+        return self.metrics[Metric.BEST_TEST_F1]
+
+    @property
+    def best_test_loss(self) -> float:
+        """The cross-entropy of the selected model on the test set."""
+        return self.metrics[Metric.BEST_TEST_LOSS]
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch that was selected, from 1."""
+        return int(self.metrics[Metric.BEST_EPOCH])
+
+    @property
+    def last_test_accuracy(self) -> float | None:
+        """The test accuracy after the last epoch, a fraction; None if it was not logged."""
+        return self.metrics.get(Metric.TEST_ACCURACY)
+
+    @property
+    def pose_deviation(self) -> float | None:
+        """How much the digits' pose varies after the transformer; None if it was not logged."""
+        return self.metrics.get(Metric.POSE_DEVIATION)
+
+    @property
+    def runs_finished(self) -> int:
+        """How many runs of the study have finished; of a study's parent run."""
+        return int(self.metrics.get(Metric.RUNS_FINISHED, 0))
+
+
+def recorded_run(run_id: str) -> RecordedRun:
+    """The run with this id."""
+    return _recorded(mlflow.get_run(run_id))
+
 
 def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun]:
     """All training runs of an experiment, or of one study in it, oldest first, in whatever state.
@@ -43,9 +138,9 @@ def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun
     if mlflow.get_experiment_by_name(experiment) is None:
         uri = without_password(mlflow.get_tracking_uri())
         raise PipelineError(f"there is no experiment {experiment} in {uri}")
-    condition = "tags.`stn.protocol` != ''"
+    condition = f"tags.`{Tag.PROTOCOL}` != ''"
     if study:
-        condition += f" and tags.`stn.study` = '{study}'"
+        condition += f" and tags.`{Tag.STUDY}` = '{study}'"
     runs = mlflow.search_runs(
         experiment_names=[experiment],
         filter_string=condition,
@@ -73,7 +168,7 @@ def parent_of_study(experiment: str, study: str) -> RecordedRun | None:
         return None
     found = mlflow.search_runs(
         experiment_names=[experiment],
-        filter_string=f"tags.`stn.study` = '{study}'",
+        filter_string=f"tags.`{Tag.STUDY}` = '{study}'",
         order_by=["attributes.start_time ASC"],
         output_format="list",
     )
@@ -83,24 +178,9 @@ def parent_of_study(experiment: str, study: str) -> RecordedRun | None:
     return None
 
 
-def is_finished(run_id: str) -> bool:
-    """Whether a run has ended well."""
-    return mlflow.get_run(run_id).info.status == "FINISHED"
-
-
-def tags_of(run_id: str) -> dict[str, str]:
-    """The tags of a run."""
-    return mlflow.get_run(run_id).data.tags
-
-
-def metrics_of(run_id: str) -> dict[str, float]:
-    """The latest value of each metric of a run."""
-    return mlflow.get_run(run_id).data.metrics
-
-
 def last_epoch(run_id: str) -> tuple[int, float]:
     """The last epoch that a training run has logged, and its test accuracy; (0, 0.0) at first."""
-    history = metric_history(run_id, "test_accuracy")
+    history = metric_history(run_id, Metric.TEST_ACCURACY)
     last = max(history, default=0)
     return last, history.get(last, 0.0)
 

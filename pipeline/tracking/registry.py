@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import mlflow
 import numpy as np
@@ -10,32 +11,62 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import PipelineError
 from pipeline.tracking.store import first_line, one_process_at_a_time
+from pipeline.tracking.vocabulary import Tag, VersionTag
 
 REGISTERED_MODEL = "stn-mnist"
-_MODEL_NOTE = """\
+_MODEL_NOTE = f"""\
 Digit classifiers with a spatial transformer. Input: raw uint8 images `(N, 1, 28, 28)`, white ink
 on black; output: class probabilities `(N, 10)`. `champion` is the best of all,
 `best-conv2d` and `best-coordconv2d` the best of each layer. Those trained on other data than
 upright digits have aliases with its name, such as `champion-translated`, and take its size of
-images. A version's tag `stn.selection` tells what its epoch was selected on; an accuracy selected
-on the test set is optimistic."""
+images. A version's tag `{VersionTag.SELECTION_SET}` tells what its epoch was selected on; an
+accuracy selected on the test set is optimistic."""
 
 
 @dataclass(frozen=True)
 class Candidate:
     """What decides whether a model is better: `accuracy` and `loss` on the selection set.
 
-    selection: names that set, `test` or `validation <number of images>`; the figures of different
-        sets are not compared.
+    selection_set: names that set, such as `test`, `validation 10000` or `rotated test`; the figures
+        of different sets are not compared.
     """
 
-    selection: str
+    selection_set: str
     accuracy: float
     loss: float
 
     def beats(self, other: "Candidate") -> bool:
         """Higher accuracy, or the same with lower loss."""
         return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+@dataclass(frozen=True)
+class AliasNews:
+    """Where an alias is after a version was offered to it.
+
+    version: the version that holds the alias now.
+    change: `is now` if the alias moved to the offered version, `is` if that version held it before,
+        `stays at` if it stayed at another version.
+    reason: why it stayed there, as the rest of a sentence; else empty.
+    """
+
+    alias: str
+    version: int
+    change: Literal["is", "is now", "stays at"]
+    reason: str = ""
+
+    def __str__(self) -> str:
+        """A sentence without a full stop, such as `champion is now version 3`."""
+        return self._sentence(f"version {self.version}")
+
+    @property
+    def markdown(self) -> str:
+        """The same sentence, with a link to the version's page in the MLflow UI."""
+        page = f"/#/models/{REGISTERED_MODEL}/versions/{self.version}"
+        return self._sentence(f"[version {self.version}]({page})")
+
+    def _sentence(self, version: str) -> str:
+        return f"{self.alias} {self.change} {version}" + (f", {self.reason}" if self.reason else "")
 
 
 def register(model_id: str, candidate: Candidate) -> int:
@@ -56,13 +87,17 @@ def _register(model_id: str, candidate: Candidate) -> int:
         source=f"models:/{model_id}",
         run_id=client.get_logged_model(model_id).source_run_id,
         model_id=model_id,
-        tags={f"stn.{key}": str(value) for key, value in vars(candidate).items()},
+        tags={
+            VersionTag.SELECTION_SET: candidate.selection_set,
+            VersionTag.ACCURACY: str(candidate.accuracy),
+            VersionTag.LOSS: str(candidate.loss),
+        },
     )
     return int(version.version)
 
 
-def promote(version: int, candidate: Candidate, aliases: list[str]) -> list[str]:
-    """Give a version the aliases that it deserves, and say of each alias in a sentence where it is.
+def promote(version: int, candidate: Candidate, aliases: list[str]) -> list[AliasNews]:
+    """Offer a version each of the aliases, and return where each alias is then.
 
     An alias moves to a better model only, and never to one that was selected on another set, whose
     accuracy means something else.
@@ -71,35 +106,42 @@ def promote(version: int, candidate: Candidate, aliases: list[str]) -> list[str]
         return _promote(version, candidate, aliases)
 
 
-def _promote(version: int, candidate: Candidate, aliases: list[str]) -> list[str]:
+def _promote(version: int, candidate: Candidate, aliases: list[str]) -> list[AliasNews]:
     client = mlflow.MlflowClient()
     holders = client.get_registered_model(REGISTERED_MODEL).aliases
     news = []
     for alias in aliases:
         reason = _reason_to_stay(candidate, holders[alias]) if alias in holders else None
         if holders.get(alias) == str(version):
-            news.append(f"{alias} is version {version}")
+            news.append(AliasNews(alias, version, "is"))
         elif reason:
-            news.append(f"{alias} stays at version {holders[alias]}, {reason}")
+            news.append(AliasNews(alias, int(holders[alias]), "stays at", reason))
         else:
             client.set_registered_model_alias(REGISTERED_MODEL, alias, str(version))
-            news.append(f"{alias} is now version {version}")
+            news.append(AliasNews(alias, version, "is now"))
     return news
 
 
 def _reason_to_stay(candidate: Candidate, version: str) -> str | None:
     tags = mlflow.MlflowClient().get_model_version(REGISTERED_MODEL, version).tags
     try:
-        holder = Candidate(
-            tags["stn.selection"], float(tags["stn.accuracy"]), float(tags["stn.loss"])
-        )
+        holder = _candidate(tags)
     except KeyError:
         return "which was not registered by this pipeline"
-    if holder.selection != candidate.selection:
-        return f"selected on another set ({holder.selection} and not {candidate.selection})"
+    if holder.selection_set != candidate.selection_set:
+        return f"selected on another set ({holder.selection_set} and not {candidate.selection_set})"
     if not candidate.beats(holder):
         return f"which is at least as good ({holder.accuracy:.2%})"
     return None
+
+
+def _candidate(tags: dict[str, str]) -> Candidate:
+    """What a version was registered with. Raises KeyError if it lacks one of the tags."""
+    return Candidate(
+        tags[VersionTag.SELECTION_SET],
+        float(tags[VersionTag.ACCURACY]),
+        float(tags[VersionTag.LOSS]),
+    )
 
 
 @dataclass(frozen=True)
@@ -143,7 +185,7 @@ def load_model(uri: str) -> LoadedModel:
         ) from None
     run_id = model.metadata.run_id
     data = mlflow.get_run(run_id).data if run_id else None
-    selection = data.tags.get("stn.selection") if data else None
+    selection = data.tags.get(Tag.SELECTION) if data else None
     dataset = data.params.get("dataset", "mnist") if data else "mnist"
     return LoadedModel(model.predict, model.metadata.model_id, run_id, selection, dataset)
 
@@ -162,7 +204,4 @@ def registered_version(run_id: str) -> tuple[int, Candidate] | None:
     )
     if not versions:
         return None
-    tags = versions[0].tags
-    return int(versions[0].version), Candidate(
-        tags["stn.selection"], float(tags["stn.accuracy"]), float(tags["stn.loss"])
-    )
+    return int(versions[0].version), _candidate(versions[0].tags)

@@ -26,6 +26,7 @@ from pipeline.tracking.experiments import current_experiment, experiment_id_of, 
 from pipeline.tracking.links import run_page
 from pipeline.tracking.recorded import metric_history
 from pipeline.tracking.store import first_line, one_process_at_a_time
+from pipeline.tracking.vocabulary import Metric, Tag
 
 if TYPE_CHECKING:  # `compare`, `store` and `ui` do without torch, which takes seconds to import
     import torch
@@ -64,8 +65,8 @@ def open_run(
         before = mlflow.get_run(run_id).data
         logged = before.params
         run = mlflow.start_run(run_id=run_id)
-        if "stn.error" in before.tags:  # of an earlier attempt
-            mlflow.delete_tag("stn.error")
+        if Tag.ERROR in before.tags:  # of an earlier attempt
+            mlflow.delete_tag(Tag.ERROR)
     elif opened and opened.info.experiment_id == experiment_id:
         taken_over = opened
         run = mlflow.start_run(run_id=taken_over.info.run_id)
@@ -95,7 +96,7 @@ def open_run(
         print(f"run {run_id} is closed as KILLED; what it had logged is kept", file=sys.stderr)
         raise
     except Exception as error:
-        mlflow.set_tag("stn.error", f"{type(error).__name__}: {first_line(error)}"[:1000])
+        mlflow.set_tag(Tag.ERROR, f"{type(error).__name__}: {first_line(error)}"[:1000])
         raise
     finally:
         mlflow.end_run(status)
@@ -190,7 +191,7 @@ class TrackedRun:
 
     def logged_epochs(self) -> int:
         """The last epoch whose metrics are in the store; 0 before the first."""
-        return max(metric_history(self.run_id, "train_loss"), default=0)
+        return max(metric_history(self.run_id, Metric.TRAIN_LOSS), default=0)
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Set tags of the run, or replace them."""
@@ -275,5 +276,5 @@ def close_run(run_id: str, status: str, error: str | None = None) -> None:
     client = mlflow.MlflowClient()
     if client.get_run(run_id).info.status in ("RUNNING", "SCHEDULED"):
         if error:
-            client.set_tag(run_id, "stn.error", error[:1000])
+            client.set_tag(run_id, Tag.ERROR, error[:1000])
         client.set_terminated(run_id, status)

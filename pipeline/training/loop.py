@@ -28,6 +28,7 @@ from pipeline.data.warps import augment, distort
 from pipeline.errors import PipelineError
 from pipeline.models.stn import SpatialTransformerNetwork, localization_parameters
 from pipeline.params import RunParams
+from pipeline.tracking.vocabulary import Metric
 
 EVALUATION_BATCH = 250  # images per forward pass; a speed setting, results do not depend on it
 
@@ -116,26 +117,26 @@ def train(
             model, train_set, optimizer, params, steps, schedule if decays_by_step else None
         )
         images = min(steps * params.batch_size, len(train_set.labels))
-        metrics["images_per_second"] = images / (time.perf_counter() - start)
-        metrics["learning_rate"] = learning_rate
+        metrics[Metric.IMAGES_PER_SECOND] = images / (time.perf_counter() - start)
+        metrics[Metric.LEARNING_RATE] = learning_rate
         if not all(parameter.isfinite().all() for parameter in model.parameters()):
             raise PipelineError(
                 f"training diverged in epoch {epoch}: weights are not finite, "
-                f"train loss {metrics['train_loss']:g}; "
+                f"train loss {metrics[Metric.TRAIN_LOSS]:g}; "
                 f"use a smaller lr (now {params.lr:g}) or momentum (now {params.momentum:g})"
             )
         if not decays_by_step:
             schedule.step()
 
         loss, accuracy = evaluate(model, test_set, params.dataset)
-        metrics |= {"test_loss": loss, "test_accuracy": accuracy}
+        metrics |= {Metric.TEST_LOSS: loss, Metric.TEST_ACCURACY: accuracy}
         if validation_set is not None:
             loss, accuracy = evaluate(model, validation_set, params.dataset)
-            metrics |= {"val_loss": loss, "val_accuracy": accuracy}
+            metrics |= {Metric.VAL_LOSS: loss, Metric.VAL_ACCURACY: accuracy}
         if best is None or accuracy >= best.accuracy:
             best = BestEpoch(epoch, accuracy, loss, copy.deepcopy(model.state_dict()))
 
-        metrics["epoch_seconds"] = time.perf_counter() - start
+        metrics[Metric.EPOCH_SECONDS] = time.perf_counter() - start
         history.append(metrics)
         if on_checkpoint is not None:
             on_checkpoint(
@@ -197,7 +198,10 @@ def train_epoch(
         # summed on the device and read once an epoch: reading waits for the device
         loss_sum += loss.detach() * len(labels)
         correct += (logits.argmax(dim=1) == labels).sum()
-    return {"train_loss": loss_sum.item() / count, "train_accuracy": correct.item() / count}
+    return {
+        Metric.TRAIN_LOSS: loss_sum.item() / count,
+        Metric.TRAIN_ACCURACY: correct.item() / count,
+    }
 
 
 @cache

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
 
 from pipeline.figures.confusion import confusion_matrix_figure
+from pipeline.tracking.vocabulary import Artifact
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ def score_files(scores: Scores) -> dict[str, Figure | str | dict]:
     digits = ",".join(map(str, range(10)))
     rows = [",".join(map(str, [digit, *row])) for digit, row in enumerate(scores.confusion)]
     return {
-        "confusion_matrix.png": confusion_matrix_figure(
+        Artifact.CONFUSION_MATRIX: confusion_matrix_figure(
             scores.confusion, scores.accuracy, scores.f1
         ),
-        "confusion_matrix.csv": "\n".join([f"true\\predicted,{digits}", *rows, ""]),
-        "classification_report.json": scores.report,
+        Artifact.CONFUSION_COUNTS: "\n".join([f"true\\predicted,{digits}", *rows, ""]),
+        Artifact.CLASSIFICATION_REPORT: scores.report,
     }
 
 

@@ -29,10 +29,11 @@ from pipeline.machine import continued, machine_tags
 from pipeline.models.portable import PortableModel
 from pipeline.models.stn import SpatialTransformerNetwork, build_model
 from pipeline.params import RunParams, model_aliases, protocol_label
-from pipeline.tracking.recorded import metrics_of, tags_of
-from pipeline.tracking.registry import Candidate, promote, register
+from pipeline.tracking.recorded import recorded_run
+from pipeline.tracking.registry import AliasNews, Candidate, promote, register
 from pipeline.tracking.runs import TrackedRun, open_run
 from pipeline.tracking.store import check_store
+from pipeline.tracking.vocabulary import Artifact, Metric, Tag
 from pipeline.training.loop import EVALUATION_BATCH, BestEpoch, Checkpoint, train
 from pipeline.training.metrics import Scores, pose_deviation, score, score_files
 from pipeline.training.poses import caption, eight_poses, poses_file, transformed
@@ -57,7 +58,7 @@ class RunSummary:
     accuracy: float
     f1: float
     version: int
-    alias_news: list[str]
+    alias_news: list[AliasNews]
 
 
 def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSummary:
@@ -79,16 +80,16 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
     train_digits, test_digits = mnist.load_mnist(params.data_dir)
 
     protocol = study_run.protocol if study_run else protocol_label(params)
-    before = tags_of(study_run.run_id) if study_run else {}
+    before = recorded_run(study_run.run_id).tags if study_run else {}
     with open_run(
         name=_name(params),
         description=_description(params, protocol),
         experiment=params.experiment,
         params=params.model_dump(exclude_none=True),
         tags={
-            "stn.protocol": protocol,
-            "stn.selection": params.selection,
-            "stn.data_digest": mnist.DIGEST,
+            Tag.PROTOCOL: protocol,
+            Tag.SELECTION: params.selection,
+            Tag.DATA_DIGEST: mnist.DIGEST,
             **continued(before, machine_tags(str(device))),
         },
         run_id=study_run.run_id if study_run else None,
@@ -140,9 +141,9 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
                     return
                 bar.update()
                 bar.write(
-                    f"epoch {epoch}/{epochs}: train loss {metrics['train_loss']:.4f}, "
-                    f"test accuracy {metrics['test_accuracy']:.2%}, "
-                    f"{metrics['epoch_seconds']:.1f} s"
+                    f"epoch {epoch}/{epochs}: train loss {metrics[Metric.TRAIN_LOSS]:.4f}, "
+                    f"test accuracy {metrics[Metric.TEST_ACCURACY]:.2%}, "
+                    f"{metrics[Metric.EPOCH_SECONDS]:.1f} s"
                 )
 
             best = train(
@@ -168,8 +169,8 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
         if model.transformer is not None:
             run.log_artifacts(
                 {
-                    "poses.npz": poses_file(model, params, poses),
-                    "transformer.gif": animation(
+                    Artifact.POSES: poses_file(model, params, poses),
+                    Artifact.TRANSFORMER: animation(
                         poses.squeeze(1).numpy(),
                         {epoch: frame.squeeze(1).numpy() for epoch, frame in frames.items()},
                         caption(model),
@@ -178,18 +179,18 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
             )
         model_id = run.log_model(portable, test.digits.images[:4].numpy(), best.epoch)
         best_metrics = {
-            "best_test_accuracy": scores.accuracy,
-            "best_test_f1": scores.f1,
-            "best_test_loss": scores.loss,
-            "best_epoch": best.epoch,
+            Metric.BEST_TEST_ACCURACY: scores.accuracy,
+            Metric.BEST_TEST_F1: scores.f1,
+            Metric.BEST_TEST_LOSS: scores.loss,
+            Metric.BEST_EPOCH: best.epoch,
             **_pose_metric(params, model, test),
         }
-        if "best_epoch" not in metrics_of(run.run_id):  # killed just after that
+        if not recorded_run(run.run_id).has_results:  # killed just after that
             run.log_metrics(best_metrics, step=best.epoch, model_id=model_id)
         candidate = Candidate(params.selection_set, best.accuracy, best.loss)
         version = register(model_id, candidate)
     # Only the model of a run that has ended as FINISHED may become champion.
-    news = []
+    news: list[AliasNews] = []
     if study_run:
         study_run.checkpoint.unlink(missing_ok=True)
     else:
@@ -271,15 +272,15 @@ def _artifacts(
     best: BestEpoch,
 ) -> dict[str, object]:
     artifacts: dict[str, object] = {
-        "params.yaml": yaml.safe_dump(params.model_dump(), sort_keys=False),
+        Artifact.PARAMS: yaml.safe_dump(params.model_dump(), sort_keys=False),
         **score_files(scores),
-        "predictions.csv": _predictions(test_digits.labels.numpy(), scores.predicted),
-        "learning_curves.png": learning_curves_figure(history, best.epoch),
+        Artifact.PREDICTIONS: _predictions(test_digits.labels.numpy(), scores.predicted),
+        Artifact.LEARNING_CURVES: learning_curves_figure(history, best.epoch),
     }
     if model.transformer is not None:
         shown = test_digits.images[:64]
         after, _ = transformed(model, params, shown)
-        artifacts["stn_before_after.png"] = before_after_figure(
+        artifacts[Artifact.BEFORE_AFTER] = before_after_figure(
             shown.squeeze(1).numpy(), after.squeeze(1).numpy(), caption(model)
         )
     return artifacts
@@ -303,7 +304,7 @@ def _pose_metric(
         test.digits.labels.numpy(),
         width=IMAGE_SIZES[params.dataset],
     )
-    return {"pose_deviation": deviation}
+    return {Metric.POSE_DEVIATION: deviation}
 
 
 def _predictions(labels: np.ndarray, predicted: np.ndarray) -> str:

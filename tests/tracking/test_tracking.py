@@ -9,6 +9,7 @@ from pipeline.tracking.recorded import (
     artifact_text,
     metric_histories,
     metric_history,
+    recorded_run,
     training_runs,
 )
 from pipeline.tracking.registry import Candidate, load_model, promote, register
@@ -118,6 +119,10 @@ def test_what_a_run_logged_is_read_back(store):
     (recorded,) = training_runs("stn-mnist")
     assert (recorded.name, recorded.url) == ("conv2d seed=0", run.url)
     assert recorded.metrics == {"test_accuracy": 0.7}
+    assert recorded.last_test_accuracy == 0.7
+    assert recorded.is_finished and not recorded.has_results
+    assert (recorded.protocol_label, recorded.study) == ("x", "")
+    assert recorded_run(run.run_id) == recorded
     history = metric_history(run.run_id, "test_accuracy")
     assert list(history.items()) == [(1, 0.55), (2, 0.6), (3, 0.7)]
     assert metric_history(run.run_id, "no_metric") == {}
@@ -182,7 +187,9 @@ def test_aliases_move_to_a_better_model_only_and_never_across_selections(store):
 
     version, news = offer("test", 0.98, 0.10, "conv2d")
     assert version == 1
-    assert news == ["best-conv2d is now version 1", "champion is now version 1"]
+    assert list(map(str, news)) == ["best-conv2d is now version 1", "champion is now version 1"]
+    assert news[1].markdown == "champion is now [version 1](/#/models/stn-mnist/versions/1)"
+    assert str(promote(1, Candidate("test", 0.98, 0.10), ["champion"])[0]) == "champion is version 1"
     offer("test", 0.97, 0.01, "coordconv2d")  # worse than the champion, first of its layer
     assert aliases() == {"best-conv2d": 1, "champion": 1, "best-coordconv2d": 2}
     offer("test", 0.98, 0.10, "conv2d")  # equal
@@ -191,7 +198,9 @@ def test_aliases_move_to_a_better_model_only_and_never_across_selections(store):
     offer("test", 0.98, 0.09, "coordconv2d")  # equal accuracy, lower loss
     assert aliases() == {"best-conv2d": 1, "champion": 5, "best-coordconv2d": 5}
     _, news = offer("validation 10000", 0.999, 0.01, "conv2d")
-    assert "selected on another set" in news[1]
+    assert str(news[1]) == (
+        "champion stays at version 5, selected on another set (test and not validation 10000)"
+    )
     assert aliases() == {"best-conv2d": 1, "champion": 5, "best-coordconv2d": 5}
     assert mlflow.MlflowClient().get_registered_model("stn-mnist").description
 
@@ -203,7 +212,7 @@ def test_a_champion_that_somebody_set_by_hand_stays(store):
     client.set_registered_model_alias("stn-mnist", "champion", "1")
     candidate = Candidate("test", 1, 0)
     news = promote(register(logged_model(), candidate), candidate, ["champion"])
-    assert "not registered by this pipeline" in news[0]
+    assert "not registered by this pipeline" in str(news[0])
     assert aliases() == {"champion": 1}
 
 
