@@ -108,22 +108,24 @@ def promote(version: int, candidate: Candidate, aliases: list[str]) -> list[Alia
 
 def _promote(version: int, candidate: Candidate, aliases: list[str]) -> list[AliasNews]:
     client = mlflow.MlflowClient()
-    holders = client.get_registered_model(REGISTERED_MODEL).aliases
+    # a store in a database gives the versions as numbers, a tracking server as text
+    aliases_now = client.get_registered_model(REGISTERED_MODEL).aliases
+    holders = {alias: int(holder) for alias, holder in aliases_now.items()}
     news = []
     for alias in aliases:
         reason = _reason_to_stay(candidate, holders[alias]) if alias in holders else None
-        if holders.get(alias) == str(version):
+        if holders.get(alias) == version:
             news.append(AliasNews(alias, version, "is"))
         elif reason:
-            news.append(AliasNews(alias, int(holders[alias]), "stays at", reason))
+            news.append(AliasNews(alias, holders[alias], "stays at", reason))
         else:
             client.set_registered_model_alias(REGISTERED_MODEL, alias, str(version))
             news.append(AliasNews(alias, version, "is now"))
     return news
 
 
-def _reason_to_stay(candidate: Candidate, version: str) -> str | None:
-    tags = mlflow.MlflowClient().get_model_version(REGISTERED_MODEL, version).tags
+def _reason_to_stay(candidate: Candidate, version: int) -> str | None:
+    tags = mlflow.MlflowClient().get_model_version(REGISTERED_MODEL, str(version)).tags
     try:
         holder = _candidate(tags)
     except KeyError:

@@ -120,7 +120,8 @@ def test_what_a_run_logged_is_read_back(store):
     assert (recorded.name, recorded.url) == ("conv2d seed=0", run.url)
     assert recorded.metrics == {"test_accuracy": 0.7}
     assert recorded.last_test_accuracy == 0.7
-    assert recorded.is_finished and not recorded.has_results
+    assert recorded.is_finished
+    assert not recorded.has_results
     assert (recorded.protocol_label, recorded.study) == ("x", "")
     assert recorded_run(run.run_id) == recorded
     history = metric_history(run.run_id, "test_accuracy")
@@ -189,7 +190,8 @@ def test_aliases_move_to_a_better_model_only_and_never_across_selections(store):
     assert version == 1
     assert list(map(str, news)) == ["best-conv2d is now version 1", "champion is now version 1"]
     assert news[1].markdown == "champion is now [version 1](/#/models/stn-mnist/versions/1)"
-    assert str(promote(1, Candidate("test", 0.98, 0.10), ["champion"])[0]) == "champion is version 1"
+    (again,) = promote(1, Candidate("test", 0.98, 0.10), ["champion"])
+    assert str(again) == "champion is version 1"
     offer("test", 0.97, 0.01, "coordconv2d")  # worse than the champion, first of its layer
     assert aliases() == {"best-conv2d": 1, "champion": 1, "best-coordconv2d": 2}
     offer("test", 0.98, 0.10, "conv2d")  # equal
