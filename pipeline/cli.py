@@ -21,6 +21,7 @@ from typing import Any
 import click
 
 from pipeline.errors import PipelineError
+from pipeline.params import StudyParams
 
 
 class _Pipeline(click.Group):
@@ -56,7 +57,7 @@ def _option(name: str, help: str, **settings: Any) -> Callable:
 
 def _run_options(command: Callable, of_study: bool = False) -> Callable:
     """An option for each parameter of a run, or also of a study; `params.py` checks the values."""
-    from pipeline.params import RunParams, StudyParams, allowed_values
+    from pipeline.params import RunParams, allowed_values
 
     for model in (StudyParams, RunParams) if of_study else (RunParams,):
         for name, field in reversed(model.model_fields.items()):
@@ -174,9 +175,9 @@ def predict(images: tuple[Path, ...], model_uri: str, show: Path | None) -> None
 @_option("by", "parameters to compare by, a comma list", default="conv_layer", show_default=True)
 @_option(
     "margin",
-    "differences up to this one, in percentage points, do not matter",
+    "differences up to this one, in percentage points, are treated as negligible",
     type=float,
-    default=0.1,
+    default=StudyParams.model_fields["margin"].default,
     show_default=True,
 )
 @_option("study", "only the runs of this study: its id, or how it begins")

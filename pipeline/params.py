@@ -174,6 +174,14 @@ class StudyParams(BaseModel):
     )
 
 
+def check_margin(margin: float) -> None:
+    """Raises PipelineError unless the margin is in the range of `StudyParams.margin`."""
+    try:
+        StudyParams.model_validate({"margin": margin})
+    except ValidationError as error:
+        raise PipelineError(_explain(error, StudyParams)) from None
+
+
 def kind_of(values: dict[str, Any]) -> str:
     """What runs of these parameters are called: `coordconv2d stn-c1 lr=0.1`.
 

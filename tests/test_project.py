@@ -40,7 +40,7 @@ MAY_KNOW = {
 OFFERED = {
     "models": {"portable", "stn"},
     "training": {"metrics", "run"},
-    "comparison": {"command", "page", "report", "tables"},
+    "comparison": {"command", "files", "page", "report"},
     "study": {"study"},
 }
 # within a package: module -> which others it may import
@@ -51,10 +51,15 @@ WITHIN = {
     "models.stn": {"layers"},
     "training.metrics": set(),
     "training.run": {"loop", "metrics", "poses"},
-    "comparison.report": {"statistics"},
-    "comparison.tables": {"report", "statistics"},
-    "comparison.page": {"report", "statistics", "tables"},
-    "comparison.command": {"page", "report", "statistics", "tables"},
+    "comparison.groups": {"statistics"},
+    "comparison.pairs": {"planning", "statistics"},
+    "comparison.verdict": {"formats", "pairs", "statistics"},
+    "comparison.report": {"groups", "pairs", "protocols", "statistics", "verdict"},
+    "comparison.tables": {"formats", "groups", "report", "statistics"},
+    "comparison.sentences": {"formats", "report", "tables"},
+    "comparison.files": {"groups", "report", "sentences", "tables"},
+    "comparison.page": {"files", "formats", "groups", "report", "sentences", "tables"},
+    "comparison.command": {"files", "page", "pairs", "report"},
     "study.progress": {"workers"},
     "study.study": {"progress", "workers"},
     "tracking.experiments": {"store", "vocabulary"},

@@ -1,10 +1,18 @@
 """From the runs in the store to a verdict. Nothing here knows how the runs were trained.
 
-- `report`: runs, sorted into protocols and groups, as plain data.
-- `statistics`: means, intervals, tests, equivalence within a margin, the verdict.
-- `tables`: a report in words and digits: Markdown, CSV, JSON.
-- `page`: the files of a report, with its pictures and the page `comparison.html.j2`.
+- `protocols`: which runs may be compared; runs sorted into protocols and groups.
+- `groups`: the runs of one group, their summary, and the files of the best run.
+- `statistics`: intervals and tests of groups of numbers.
+- `planning`: how many runs a comparison needs.
+- `pairs`: the statistics of two groups, and of all pairs of groups.
+- `verdict`: the verdict on a pair, in a sentence.
+- `report`: the whole comparison as plain data.
+- `formats`: numbers as text.
+- `tables`: the tables of a report.
+- `sentences`: the sentences of a report: notes, verdicts, what differs and what is missing.
+- `files`: a report as Markdown, CSV and JSON.
+- `page`: the artifacts of a report, with its figures and the page `comparison.html.j2`.
 - `command`: the comparison as a run of its own.
 
-The command line uses `command`; `study/` uses `report`, `page` and `tables`.
+The command line uses `command`; `study/` uses `report`, `page` and `files`.
 """

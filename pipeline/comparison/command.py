@@ -1,9 +1,10 @@
-"""Compare the training runs of an experiment, or of one study in it, as a run of its own."""
+"""Compare the training runs of an experiment or a study, and log the comparison as a run."""
 
 from dataclasses import dataclass
 
-from pipeline.comparison import statistics, tables
+from pipeline.comparison.files import as_markdown, for_note
 from pipeline.comparison.page import comparison_files
+from pipeline.comparison.pairs import MARGIN
 from pipeline.comparison.report import comparison_of
 from pipeline.errors import PipelineError
 from pipeline.tracking.experiments import current_experiment
@@ -24,20 +25,20 @@ class Comparison:
 def compare_runs(
     experiment: str | None,
     by: str = "conv_layer",
-    margin: float = statistics.MARGIN,
+    margin: float = MARGIN,
     study: str | None = None,
 ) -> Comparison:
-    """Compare an experiment's finished training runs, and log the comparison as a run.
+    """Compare the finished training runs of an experiment, and log the comparison as a run.
 
     Args:
         experiment: see `open_run`.
         by: the parameters that tell the groups apart, a comma list.
-        margin: differences up to this one, in percentage points, do not matter.
-        study: the tag `stn.study` of the runs, or how it begins; None takes all runs.
+        margin: differences up to this one, in percentage points, are treated as negligible.
+        study: the id of a study, or its first characters; None takes all runs.
 
     Raises:
-        PipelineError: if there is no such experiment, study or parameter, the margin is not
-            positive, or no training run has finished.
+        PipelineError: if there is no such experiment, study or parameter, the margin is out
+            of range, or no training run has finished.
     """
     check_store()
     title = current_experiment(experiment)
@@ -49,11 +50,11 @@ def compare_runs(
         params["study"] = study
     report = comparison_of(runs, title, by, margin)
     files = comparison_files(report)
-    markdown = tables.as_markdown(report)
+    markdown = as_markdown(report)
     with open_run(
         name="compare",
         description=f"Training runs of *{title}*, {report.noun} against {report.noun}; "
-        f"`comparison.html` is a page to send around.\n\n{tables.for_note(markdown)}",
+        f"`comparison.html` is a page to send around.\n\n{for_note(markdown)}",
         experiment=experiment,
         params=params,
     ) as run:
@@ -62,7 +63,7 @@ def compare_runs(
 
 
 def _of_study(runs: list[RecordedRun], begin: str) -> tuple[str, list[RecordedRun]]:
-    """The one study whose id begins so, and its runs."""
+    """The only study whose id starts with `begin`, and its runs."""
     studies = sorted({run.study for run in runs if run.study})
     found = [begin] if begin in studies else [s for s in studies if s.startswith(begin)]
     if len(found) != 1:

@@ -1,4 +1,4 @@
-"""The files of a comparison: tables, pictures, and one self-contained page to send around."""
+"""The artifacts of a comparison: tables, figures, and one self-contained HTML page."""
 
 import base64
 import io
@@ -8,9 +8,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from pipeline.comparison import tables
-from pipeline.comparison.report import CURVES, Protocol, Report
-from pipeline.comparison.statistics import margin_text
+from pipeline.comparison import sentences, tables
+from pipeline.comparison.files import as_csv, as_json, as_markdown
+from pipeline.comparison.formats import margin_text
+from pipeline.comparison.groups import CURVES
+from pipeline.comparison.report import Protocol, Report
 from pipeline.figures.confusion import confusion_matrices_figure
 from pipeline.figures.gallery import CAPTIONS, Gallery, gallery_figure
 from pipeline.figures.of_comparison import Accuracies, comparison_figure, run_curves_figure
@@ -26,11 +28,14 @@ _TEMPLATES = Environment(
 
 
 def comparison_files(report: Report) -> dict[str, Any]:
-    """The artifacts `comparison.md`, `.csv`, `.json`, `.png`, `.html`; `gallery.png` of poses."""
+    """The artifacts `comparison.md`, `.csv`, `.json`, `.png`, `.html`, and `gallery.png` if any.
+
+    The gallery shows the poses of the champions; without stored poses, there is none.
+    """
     files = {
-        Artifact.COMPARISON: tables.as_markdown(report),
-        Artifact.COMPARISON_RUNS: tables.as_csv(report),
-        Artifact.COMPARISON_DATA: tables.as_json(report),
+        Artifact.COMPARISON: as_markdown(report),
+        Artifact.COMPARISON_RUNS: as_csv(report),
+        Artifact.COMPARISON_DATA: as_json(report),
         Artifact.COMPARISON_FIGURE: _comparison_figure(report.protocols, report.margin),
         Artifact.COMPARISON_PAGE: as_html(report),
     }
@@ -42,10 +47,11 @@ def comparison_files(report: Report) -> dict[str, Any]:
 
 
 def as_html(report: Report) -> str:
-    """One page without scripts, which loads nothing: the pictures are part of it."""
+    """One page without scripts that loads nothing; the figures are embedded."""
     return _TEMPLATES.get_template("comparison.html.j2").render(
         report=report,
         tables=tables,
+        sentences=sentences,
         sections=[(protocol, _pictures(protocol, report)) for protocol in report.protocols],
     )
 
@@ -54,7 +60,7 @@ def _comparison_figure(protocols: list[Protocol], margin: float) -> Figure:
     accuracies = {
         f"{protocol.label}\n{protocol.caption}": {
             group.name: Accuracies(
-                [100 * run.accuracy for run in group.runs],
+                group.percentages,
                 group.accuracy.mean,
                 group.accuracy.low,
                 group.accuracy.high,
@@ -67,7 +73,7 @@ def _comparison_figure(protocols: list[Protocol], margin: float) -> Figure:
 
 
 def _galleries(protocol: Protocol) -> dict[str, Gallery]:
-    """By group, what is drawn of the poses; of those groups whose poses are stored."""
+    """What the gallery shows, by group; groups without stored poses are left out."""
     galleries = {}
     for group in protocol.groups:
         poses = group.poses
@@ -78,7 +84,7 @@ def _galleries(protocol: Protocol) -> dict[str, Gallery]:
 
 
 def _pictures(protocol: Protocol, report: Report) -> dict[str, str]:
-    """The pictures of one protocol as data URIs; those whose data is not stored are left out."""
+    """The figures of one protocol as data URIs; those whose data is not stored are left out."""
     drawn = {"comparison": _comparison_figure([protocol], report.margin)}
     curves = {
         group.name: [run.curves for run in group.runs if run.curves.keys() == set(CURVES)]

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.comparison.files import for_note
 from pipeline.comparison.page import comparison_files
 from pipeline.comparison.report import comparison_of
-from pipeline.comparison.tables import for_note
 from pipeline.data import mnist
 from pipeline.errors import PipelineError
 from pipeline.params import RunParams, Study, kind_of, model_aliases, protocol_label

@@ -11,8 +11,6 @@ import mlflow
 import numpy as np
 import pytest
 
-from pipeline import cli
-from pipeline.comparison import statistics
 from pipeline.comparison.command import compare_runs
 from pipeline.errors import PipelineError
 from pipeline.tracking.runs import open_run
@@ -367,8 +365,9 @@ def test_poses_of_one_image_do_not_count_as_images_in_mcnemars_test(log_run):
         ({"by": "conv_layers"}, "by: unknown parameter 'conv_layers'; did you mean conv_layer?"),
         ({"by": ""}, "by: unknown parameter ''; allowed: conv_layer, epochs"),
         ({"by": "seed"}, "differ in their seed only are one group"),
-        ({"margin": 0}, "margin: got 0; allowed: a number > 0"),
+        ({"margin": 0}, "margin: got 0: .* allowed: a number > 0 and <= 100"),
         ({"margin": float("nan")}, "margin: got nan"),
+        ({"margin": 101}, "margin: got 101: .* allowed: a number > 0 and <= 100"),
     ],
 )
 def test_an_impossible_question_is_one_line_and_opens_no_run(log_run, options, words):
@@ -403,11 +402,6 @@ def test_without_runs_one_line_says_so_and_no_run_is_opened(log_run, experiment)
     with pytest.raises(PipelineError, match=r"no finished training run.*\(1 failed\)"):
         compare_runs(None)
     assert number_of_runs() == 1
-
-
-def test_the_command_lines_default_margin_is_that_of_the_statistics():
-    defaults = {option.name: option.default for option in cli.compare.params}
-    assert defaults["margin"] == statistics.MARGIN
 
 
 def test_runs_of_two_versions_and_threads_are_told_apart_in_a_line_each(log_run):

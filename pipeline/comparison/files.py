@@ -1,0 +1,95 @@
+"""A report as Markdown, as CSV and as JSON."""
+
+import csv
+import io
+from dataclasses import asdict, fields
+from typing import Any
+
+from pipeline.comparison.groups import RunResult
+from pipeline.comparison.report import Report
+from pipeline.comparison.sentences import (
+    any_tested,
+    champion_sentences,
+    group_note,
+    machine_sentences,
+    pair_note,
+    shortfalls,
+    verdicts,
+)
+from pipeline.comparison.tables import (
+    PAIR_COLUMNS,
+    Table,
+    champion_table,
+    group_table,
+    pair_table,
+)
+
+NOTE_LENGTH = 7000  # characters; MLflow keeps 8000 of a tag, and the note holds more than tables
+
+
+def as_markdown(report: Report) -> str:
+    """The tables, statistics and verdicts of each protocol."""
+    blocks = []
+    for protocol in report.protocols:
+        blocks += [f"**{protocol.label}**, {protocol.caption}"]
+        blocks += [_markdown_table(group_table(report, protocol))]
+        if any_tested(protocol):
+            blocks += [_markdown_table(pair_table(report, protocol)), pair_note(protocol)]
+        sentences = verdicts(report, protocol)
+        if len(sentences) > PAIR_COLUMNS:
+            blocks += ["**Verdicts:**", "\n".join(f"- {sentence}" for sentence in sentences)]
+        else:
+            blocks += [f"**Verdict: {sentence}.**" for sentence in sentences]
+        champions = champion_table(protocol)
+        blocks += [_markdown_table(champions)] if champions else []
+        blocks += champion_sentences(report, protocol)
+        blocks += machine_sentences(protocol)
+    blocks += [group_note(report.protocols)]
+    blocks += shortfalls(report)
+    return "\n\n".join(blocks) + "\n"
+
+
+def for_note(markdown: str) -> str:
+    """As many whole blocks of it as fit into the note of a run, which MLflow would cut anywhere."""
+    if len(markdown) <= NOTE_LENGTH:
+        return markdown
+    return markdown[:NOTE_LENGTH].rsplit("\n\n", 1)[0] + "\n\nThe rest is in `comparison.md`."
+
+
+def as_csv(report: Report) -> str:
+    """A line for each run; accuracies and F1 as fractions."""
+    text = io.StringIO()
+    names = [field.name for field in fields(RunResult) if field.name not in ("curves", "ran_on")]
+    writer = csv.DictWriter(text, ["protocol", "selection", "run", *names], lineterminator="\n")
+    writer.writeheader()
+    for protocol in report.protocols:
+        for group in protocol.groups:
+            for number, run in enumerate(group.runs, start=1):
+                writer.writerow(
+                    {
+                        "protocol": protocol.label,
+                        "selection": protocol.selection,
+                        "run": number,
+                        **{name: getattr(run, name) for name in names},
+                    }
+                )
+    return text.getvalue()
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The whole report without learning curves and arrays, which are stored with the runs.
+
+    The accuracies of a run are fractions; summaries are in percent, pairs in percentage points.
+    """
+    content = asdict(report)
+    for protocol in content["protocols"]:
+        for group in protocol["groups"]:
+            del group["confusion"], group["poses"]
+            for run in [*group["runs"], group["champion"]]:
+                del run["curves"]
+    return content
+
+
+def _markdown_table(table: Table) -> str:
+    rows = [table.header, ["---"] * len(table.header), *table.rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

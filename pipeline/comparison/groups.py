@@ -1,0 +1,177 @@
+"""The runs of one group: their results, their summary, and the files of the best one."""
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.comparison import statistics
+from pipeline.comparison.statistics import Summary
+from pipeline.machine import ran_on
+from pipeline.params import TEST_IMAGES, RunParams, kind_of
+from pipeline.tracking.recorded import RecordedRun, artifact_bytes, artifact_text, metric_histories
+from pipeline.tracking.vocabulary import Artifact, Metric
+
+CURVES = (Metric.TEST_ACCURACY, Metric.TRAIN_LOSS)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One training run's selected model on the test set; accuracies and macro F1 as fractions.
+
+    Attributes:
+        last_accuracy: after the last epoch, which no selection touches; None if it was not logged.
+        pose_deviation: see `metrics.pose_deviation`, also for the unit; None where there is none.
+        ran_on: versions, CPU and so on, see `machine.ran_on`.
+        curves: the value of each epoch, by metric; those of `CURVES` that were logged.
+    """
+
+    group: str
+    seed: int
+    accuracy: float
+    f1: float
+    loss: float
+    best_epoch: int
+    last_accuracy: float | None
+    pose_deviation: float | None
+    run_id: str
+    name: str
+    url: str
+    ran_on: dict[str, str]
+    curves: dict[str, dict[int, float]]
+
+
+@dataclass(frozen=True)
+class Poses:
+    """One digit in eight poses, before and after a transformer.
+
+    Attributes:
+        before: uint8 `(8, H, W)`, the network's input.
+        after: uint8 `(8, h, w)`, each image sampled by the transformation that is predicted for it.
+        outline: float32 `(8, K, 2)`, points (x, y) around what the transformer samples, in
+            normalized coordinates of the input image; clockwise from the upper left corner of the
+            output, the first K // 4 along its upper edge.
+        warps_image: whether the transformer samples the image; False where it samples feature maps.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    outline: np.ndarray
+    warps_image: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed only, in the order of their seeds.
+
+    Attributes:
+        params: the parameter values by which this group differs from the others.
+        accuracy, f1, last_accuracy: in percent; the last is None unless every run has it.
+        pose: the runs' pose deviation, in its own unit; None unless every run has one.
+        champion: the run with the highest test accuracy; at a tie, the one with the lower loss.
+        confusion: the champion's, int `(10, 10)`, rows true digit; None if it is not stored.
+        poses: the champion's; None if they are not stored.
+    """
+
+    name: str
+    params: dict[str, Any]
+    runs: list[RunResult]
+    accuracy: Summary
+    f1: Summary
+    last_accuracy: Summary | None
+    pose: Summary | None
+    champion: RunResult
+    confusion: np.ndarray | None
+    poses: Poses | None
+
+    @property
+    def percentages(self) -> list[float]:
+        """The test accuracies of the runs in percent."""
+        return [100 * run.accuracy for run in self.runs]
+
+
+def group_of(values: dict[str, Any], members: list[tuple[RunParams, RecordedRun]]) -> Group:
+    """Summarize the runs of one group; reads their learning curves and the champion's files.
+
+    Args:
+        values: the parameter values by which this group differs from the others.
+        members: the runs with their parameters, in the order of their seeds.
+    """
+    name = kind_of(values)
+    run_ids = [run.run_id for _, run in members]
+    histories = {metric: metric_histories(run_ids, metric) for metric in CURVES}
+    runs = [
+        _result(name, params, run, {metric: histories[metric][run.run_id] for metric in CURVES})
+        for params, run in members
+    ]
+    last = [run.last_accuracy for run in runs if run.last_accuracy is not None]
+    poses = [run.pose_deviation for run in runs if run.pose_deviation is not None]
+    champion = max(runs, key=lambda run: (run.accuracy, -run.loss))
+    confusion = artifact_text(champion.run_id, Artifact.CONFUSION_COUNTS)
+    return Group(
+        name=name,
+        params=values,
+        runs=runs,
+        accuracy=_summary([run.accuracy for run in runs]),
+        f1=_summary([run.f1 for run in runs]),
+        last_accuracy=_summary(last) if len(last) == len(runs) else None,
+        pose=statistics.summarize(poses, math.inf) if len(poses) == len(runs) else None,
+        champion=champion,
+        # The first row and the first column of the file name the digits.
+        confusion=None if confusion is None else _numbers(confusion)[:, 1:],
+        poses=_poses(champion),
+    )
+
+
+def correctly_classified(run: RunResult) -> np.ndarray | None:
+    """Which test images the run's model classifies correctly, bool `(N,)`; None if not stored.
+
+    Of an image in several poses, only the first pose counts: McNemar's test needs independent
+    images.
+    """
+    text = artifact_text(run.run_id, Artifact.PREDICTIONS)
+    if text is None:
+        return None
+    label, predicted = _numbers(text).T
+    return (label == predicted)[:TEST_IMAGES]
+
+
+def _result(
+    group: str, params: RunParams, run: RecordedRun, curves: dict[str, dict[int, float]]
+) -> RunResult:
+    return RunResult(
+        group=group,
+        seed=params.seed,
+        accuracy=run.best_test_accuracy,
+        f1=run.best_test_f1,
+        loss=run.best_test_loss,
+        best_epoch=run.best_epoch,
+        last_accuracy=run.last_test_accuracy,
+        pose_deviation=run.pose_deviation,
+        run_id=run.run_id,
+        name=run.name,
+        url=run.url,
+        ran_on=ran_on(run.tags),
+        curves={name: curve for name, curve in curves.items() if curve},
+    )
+
+
+def _poses(run: RunResult) -> Poses | None:
+    content = artifact_bytes(run.run_id, Artifact.POSES)
+    if content is None:
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return Poses(
+            arrays["before"], arrays["after"], arrays["outline"], bool(arrays["warps_image"])
+        )
+
+
+def _summary(fractions: list[float]) -> Summary:
+    return statistics.summarize([100 * fraction for fraction in fractions])
+
+
+def _numbers(table: str) -> np.ndarray:
+    """The integers of a CSV table under its header."""
+    return np.loadtxt(io.StringIO(table), dtype=int, delimiter=",", skiprows=1, ndmin=2)

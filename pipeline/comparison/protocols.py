@@ -1,0 +1,108 @@
+"""Which runs may be compared: finished runs sorted into protocols, and into groups within them.
+
+Runs are comparable if all their scientific parameters agree, except for the seed and the
+parameters that the groups are compared by.
+"""
+
+import difflib
+import json
+from collections import Counter
+from itertools import groupby
+from typing import Any, Literal, get_args, get_origin
+
+from pipeline.errors import PipelineError
+from pipeline.params import RunParams, label_without
+from pipeline.tracking.recorded import RecordedRun
+
+# the runs of one protocol, by the values that tell the groups apart and, last, the seed
+Members = dict[tuple[Any, ...], tuple[RunParams, RecordedRun]]
+
+
+def parse_by(by: str) -> tuple[str, ...]:
+    """The parameters in a comma list such as `conv_layer` or `conv_layer,lr`.
+
+    Raises:
+        PipelineError: for a name that is no parameter of a run, or is the seed.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in by.split(",")))
+    known = [name for name in RunParams.model_fields if name != "seed"]
+    for name in names:
+        if name == "seed":
+            raise PipelineError("by: runs that differ in their seed only are one group")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "allowed: " + ", ".join(known)
+            raise PipelineError(f"by: unknown parameter {name!r}; {hint}")
+    return names
+
+
+def sort_into_protocols(
+    runs: list[RecordedRun], by: tuple[str, ...]
+) -> tuple[dict[str, Members], Counter[str]]:
+    """Sort finished runs into protocols, by label, and count those left out, by reason.
+
+    A repeated seed is not a further sample, because on the same machine it gives the same bits. So
+    the newest run of each group and seed counts.
+    """
+    found: dict[str, Members] = {}
+    left_out: Counter[str] = Counter()
+    for run in runs:
+        known = {k: v for k, v in run.params.items() if k in RunParams.model_fields}
+        try:
+            params = RunParams.model_validate(known)
+        except ValueError:
+            left_out["with unknown parameters"] += 1
+            continue
+        if not run.has_results:
+            left_out["finished without results"] += 1
+            continue
+        # The selection is part of the key, so that a comparison by validation_size never mixes
+        # runs selected on the test set with runs selected on validation images.
+        key = [protocol_params(params, by), params.selection, run.data_digest]
+        members = found.setdefault(json.dumps(key), {})
+        place = (*(getattr(params, name) for name in by), params.seed)
+        if place in members:
+            left_out["repeated with the same seed"] += 1
+        members[place] = (params, run)
+
+    protocols: dict[str, Members] = {}
+    for members in found.values():
+        params, run = next(iter(members.values()))
+        label = _label(params, run, by)
+        if label in protocols:  # a preset was edited between two runs
+            settings = protocol_params(params, by)
+            label = f"{label} ({', '.join(f'{k}={v}' for k, v in settings.items())})"
+        protocols[label] = members
+    return protocols, left_out
+
+
+def in_groups(
+    members: Members, by: tuple[str, ...]
+) -> list[tuple[dict[str, Any], list[tuple[RunParams, RecordedRun]]]]:
+    """The groups of a protocol in order: the values that tell each apart, and its runs by seed."""
+    in_order = sorted(members, key=lambda place: list(map(_rank, (*by, "seed"), place)))
+    return [
+        (dict(zip(by, values, strict=True)), [members[place] for place in places])
+        for values, places in groupby(in_order, key=lambda place: place[:-1])  # all but the seed
+    ]
+
+
+def protocol_params(params: RunParams, by: tuple[str, ...]) -> dict[str, Any]:
+    """Every scientific parameter but the seed and those that the runs are compared by."""
+    everything = {"conv_layer": params.conv_layer, **params.protocol}
+    return {name: value for name, value in everything.items() if name not in by}
+
+
+def _label(params: RunParams, run: RecordedRun, by: tuple[str, ...]) -> str:
+    """The run's own label, without what the groups differ in and with the layer if they do not."""
+    label = label_without(run.protocol_label, by)
+    return label if "conv_layer" in by else f"{label} {params.conv_layer}"
+
+
+def _rank(name: str, value: Any) -> tuple[bool, Any]:
+    """A key to sort values by: words in the order of `RunParams`, numbers by size."""
+    kind = RunParams.model_fields[name].annotation
+    if get_origin(kind) is Literal:
+        value = get_args(kind).index(value)
+    # None, such as no preset, cannot be compared with a text; it comes first.
+    return value is not None, value

@@ -1,0 +1,133 @@
+"""The sentences of a comparison: notes under tables, verdicts, what differs and what is missing."""
+
+from pipeline.comparison.formats import p_equals
+from pipeline.comparison.report import PairResult, Protocol, Report
+from pipeline.comparison.tables import PAIR_COLUMNS, has_pose_column
+
+MACHINE_VALUES = 4  # if there are more versions, CPUs or commits, only their number is reported
+
+
+def group_note(protocols: list[Protocol]) -> str:
+    """What the columns of `group_table` mean, for the tables of these protocols."""
+    note = (
+        "Accuracy and macro F1 on the test set: mean (sample standard deviation). 95 % CI: "
+        "t interval of the mean accuracy, cut at 0 and 100. Best: the run with the highest "
+        "accuracy. Last epoch: test accuracy after the last epoch, which no selection touches."
+    )
+    if any(_has_poses(protocol) for protocol in protocols):
+        note += (
+            " It is measured on one pose of each test image, the accuracy on all that the data "
+            "set has."
+        )
+    if any(has_pose_column(protocol) for protocol in protocols):
+        note += (
+            " Pose deviation: how much the pose of a digit still varies after the transformer; 0 "
+            "where every image of a digit comes to the same pose."
+        )
+    return note
+
+
+def _has_poses(protocol: Protocol) -> bool:
+    """Whether the test set may show an image more than once."""
+    return protocol.params.get("dataset") != "mnist"
+
+
+def pair_note(protocol: Protocol) -> str:
+    """What the rows of `pair_table` mean."""
+    note = (
+        "The p of the t test and of the Mann–Whitney test is that of no difference; the p of the "
+        "equivalence test is that of a difference of the margin or more. The probability of "
+        "improvement is the chance that a run of the first-named beats one of the other. The "
+        "numbers of runs are for power 0.8 at 5 % over all pairs."
+    )
+    pairs = max((result.pair.pairs for result in protocol.pairs), default=0)
+    if pairs > 1:
+        note += f" In brackets: p by Holm's correction for {pairs} pairs; the verdict goes by it."
+    return note
+
+
+def any_tested(protocol: Protocol) -> bool:
+    """Whether there are statistics: some pair has at least two runs of each group."""
+    return any(_is_tested(result) for result in protocol.pairs)
+
+
+def verdicts(report: Report, protocol: Protocol) -> list[str]:
+    """The verdict on each pair, or why there is none; sentences without a full stop.
+
+    If there are many pairs, one sentence covers all those with too few runs.
+    """
+    if not protocol.pairs:
+        (group,) = protocol.groups
+        return [f"there are runs of {group.name} only, so there is nothing to compare"]
+    if len(protocol.pairs) <= PAIR_COLUMNS:
+        return [result.verdict for result in protocol.pairs]
+    if not any_tested(protocol):
+        return [f"none is possible with fewer than two runs of each {report.noun}"]
+    single = [group.name for group in protocol.groups if len(group.runs) < 2]
+    words = f"no verdict on a pair with {' or '.join(single)} is possible: fewer than two runs"
+    shown = [result.verdict for result in protocol.pairs if _is_tested(result)]
+    return [*shown, words] if single else shown
+
+
+def champion_sentences(report: Report, protocol: Protocol) -> list[str]:
+    """McNemar's test of each pair, unless `champion_table` has it, and what the test means."""
+    champions = {group.name: group.champion for group in protocol.groups}
+    tested = [result for result in protocol.pairs if result.mcnemar]
+    sentences = []
+    for result in tested if len(tested) <= PAIR_COLUMNS else []:
+        first, second, test = result.pair.first, result.pair.second, result.mcnemar
+        if test:
+            sentences.append(
+                f"The best run of {first} (seed {champions[first].seed}) and that of {second} "
+                f"(seed {champions[second].seed}) on the same test images: {test.only_first:,} "
+                f"are classified correctly by the former only, {test.only_second:,} by the latter "
+                f"only; McNemar's exact p {p_equals(test.p)}."
+            )
+    if tested:
+        sentences.append(
+            f"McNemar's test is about these very models and not about their {report.noun}s; and "
+            f"each was picked as the best of its {report.noun} on the same images."
+        )
+        if _has_poses(protocol):
+            sentences.append(
+                "It counts one pose of each test image: several of one image are no samples of "
+                "their own."
+            )
+    return sentences
+
+
+def machine_sentences(protocol: Protocol) -> list[str]:
+    """Where runs differ in versions, CPU and so on: `These runs come from different CPUs: …`.
+
+    If there are many values, only their number is given.
+    """
+    sentences = []
+    for fact, values in protocol.machines.items():
+        if len(values) > MACHINE_VALUES:
+            sentences.append(f"These runs come from {len(values)} different {fact}.")
+            continue
+        shares = [
+            f"{value} ({', '.join(f'{count} of {group}' for group, count in groups.items())})"
+            for value, groups in sorted(values.items(), key=lambda item: _by_number(item[0]))
+        ]
+        sentences.append(f"These runs come from different {fact}: {', '.join(shares)}.")
+    silent = sum(not run.ran_on for group in protocol.groups for run in group.runs)
+    if 0 < silent < sum(len(group.runs) for group in protocol.groups):
+        sentences.append(f"What {silent} of these runs ran on is not recorded.")
+    return sentences
+
+
+def _by_number(value: str) -> tuple[int, str]:
+    """A key that sorts numbers by size, so that 2 threads come before 16."""
+    return (int(value), "") if value.isdecimal() else (0, value)
+
+
+def shortfalls(report: Report) -> list[str]:
+    """Which runs were left out, and what is missing; a sentence each."""
+    counts = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items())
+    left_out = [f"Left out of {report.title}: {counts}."] if counts else []
+    return [*left_out, *(f"Missing: {line}" for line in report.missing)]
+
+
+def _is_tested(result: PairResult) -> bool:
+    return min(result.pair.first_count, result.pair.second_count) > 1
