@@ -40,7 +40,7 @@ MAY_KNOW = {
 OFFERED = {
     "models": {"portable", "stn"},
     "training": {"metrics", "run"},
-    "comparison": {"command", "files", "page", "report"},
+    "comparison": {"command", "files", "page", "report", "sequential"},
     "study": {"study"},
 }
 # within a package: module -> which others it may import
@@ -53,6 +53,7 @@ WITHIN = {
     "training.run": {"loop", "metrics", "poses"},
     "comparison.groups": {"statistics"},
     "comparison.pairs": {"planning", "statistics"},
+    "comparison.sequential": {"boundaries", "statistics"},
     "comparison.verdict": {"formats", "pairs", "statistics"},
     "comparison.report": {"groups", "pairs", "protocols", "statistics", "verdict"},
     "comparison.tables": {"formats", "groups", "report", "statistics"},

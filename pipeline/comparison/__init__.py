@@ -5,6 +5,8 @@
 - `statistics`: intervals and tests of groups of numbers.
 - `planning`: how many runs a comparison needs.
 - `pairs`: the statistics of two groups, and of all pairs of groups.
+- `boundaries`: nominal levels of planned looks, by alpha spending.
+- `sequential`: designs with several looks at a growing study, and their decisions.
 - `verdict`: the verdict on a pair, in a sentence.
 - `report`: the whole comparison as plain data.
 - `formats`: numbers as text.
@@ -14,5 +16,6 @@
 - `page`: the artifacts of a report, with its figures and the page `comparison.html.j2`.
 - `command`: the comparison as a run of its own.
 
-The command line uses `command`; `study/` uses `report`, `page` and `files`.
+The command line uses `command`; `study/` uses `sequential`, `report`, `page` and
+`files`.
 """

@@ -106,8 +106,10 @@ def compare_all(groups: Mapping[str, Sequence[float]], margin: float = MARGIN) -
         compare_pair(groups[first], groups[second], margin, names=(first, second), pairs=len(names))
         for first, second in names
     ]
-    welch = iter(holm([p.welch_p for p in pairs if p.welch_p is not None]))
-    equivalence = iter(holm([p.equivalence_p for p in pairs if p.equivalence_p is not None]))
+    welch = iter(holm([p.welch_p for p in pairs if p.welch_p is not None]).tolist())
+    equivalence = iter(
+        holm([p.equivalence_p for p in pairs if p.equivalence_p is not None]).tolist()
+    )
     return [
         pair
         if pair.welch_p is None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 LEVEL = 0.05  # probability of a wrong verdict, for each of a pair's two questions
@@ -162,18 +163,25 @@ def hedges_g(first: np.ndarray, second: np.ndarray) -> float:
     return difference / pooled * correction / math.sqrt(freedom / 2)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: npt.ArrayLike) -> np.ndarray:
     """Adjust p values for being tested together (Holm 1979, jstor.org/stable/4615733).
 
+    Args:
+        p_values: `(..., P)`; those along the last axis are tested together.
+
+    Returns:
+        `(..., P)`, in [0, 1].
+
     >>> holm([0.25, 0.125, 0.5])
-    [0.5, 0.375, 0.5]
+    array([0.5  , 0.375, 0.5  ])
     """
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
-    return adjusted
+    p_values = np.asarray(p_values, dtype=np.float64)
+    order = p_values.argsort(axis=-1)
+    factors = np.arange(p_values.shape[-1], 0, -1)
+    steps = factors * np.take_along_axis(p_values, order, axis=-1)
+    adjusted = np.empty_like(p_values)
+    np.put_along_axis(adjusted, order, np.maximum.accumulate(steps, axis=-1), axis=-1)
+    return np.minimum(adjusted, 1.0)
 
 
 def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> McNemar:

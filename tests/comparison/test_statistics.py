@@ -220,8 +220,10 @@ def test_planning_copes_with_runs_that_scatter_hardly_or_hugely():
 
 def test_holm_by_the_textbook():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert holm([0.6, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]).shape == (0,)
+    many = holm([[0.01, 0.04], [0.3, 0.04]])
+    assert many == pytest.approx(np.array([[0.02, 0.04], [0.3, 0.08]]))
 
 
 def test_every_pair_in_order_with_holm_over_all():
@@ -230,8 +232,9 @@ def test_every_pair_in_order_with_holm_over_all():
     assert [(pair.first, pair.second) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
     raw = [compare_pair(FIVE, FOUR), compare_pair(FIVE, CONV), compare_pair(FOUR, CONV)]
     assert [pair.welch_p for pair in pairs] == [pair.welch_p for pair in raw]
-    assert [pair.welch_p_holm for pair in pairs] == holm([pair.welch_p for pair in raw])
-    assert [p.equivalence_p_holm for p in pairs] == holm([pair.equivalence_p for pair in raw])
+    assert [pair.welch_p_holm for pair in pairs] == list(holm([pair.welch_p for pair in raw]))
+    expected = holm([pair.equivalence_p for pair in raw])
+    assert [pair.equivalence_p_holm for pair in pairs] == list(expected)
     assert pairs[0].welch_p_holm > pairs[0].welch_p
 
 
