@@ -10,6 +10,7 @@ from pipeline.comparison.report import Report
 from pipeline.comparison.sentences import (
     any_tested,
     champion_sentences,
+    design_sentences,
     group_note,
     machine_sentences,
     pair_note,
@@ -34,7 +35,8 @@ def as_markdown(report: Report) -> str:
         blocks += [f"**{protocol.label}**, {protocol.caption}"]
         blocks += [_markdown_table(group_table(report, protocol))]
         if any_tested(protocol):
-            blocks += [_markdown_table(pair_table(report, protocol)), pair_note(protocol)]
+            blocks += [_markdown_table(pair_table(report, protocol)), pair_note(report, protocol)]
+            blocks += design_sentences(report, protocol)
         sentences = verdicts(report, protocol)
         if len(sentences) > PAIR_COLUMNS:
             blocks += ["**Verdicts:**", "\n".join(f"- {sentence}" for sentence in sentences)]
@@ -43,7 +45,7 @@ def as_markdown(report: Report) -> str:
         champions = champion_table(protocol)
         blocks += [_markdown_table(champions)] if champions else []
         blocks += champion_sentences(report, protocol)
-        blocks += machine_sentences(protocol)
+        blocks += machine_sentences(report, protocol)
     blocks += [group_note(report.protocols)]
     blocks += shortfalls(report)
     return "\n\n".join(blocks) + "\n"

@@ -70,7 +70,10 @@ class Group:
         params: the parameter values by which this group differs from the others.
         accuracy, f1, last_accuracy: in percent; the last is None unless every run has it.
         pose: the runs' pose deviation, in its own unit; None unless every run has one.
-        champion: the run with the highest test accuracy; at a tie, the one with the lower loss.
+        champion: the best run, by the rule that moves an alias of the registered model: the highest
+            accuracy, at a tie the lowest loss, on the images that selected the epoch. So the report
+            shows the model that has the alias; and where validation images select, the test images
+            have no part in it.
         confusion: the champion's, int `(10, 10)`, rows true digit; None if it is not stored.
         poses: the champion's; None if they are not stored.
     """
@@ -106,9 +109,10 @@ def group_of(values: dict[str, Any], members: list[tuple[RunParams, RecordedRun]
         _result(name, params, run, {metric: histories[metric][run.run_id] for metric in CURVES})
         for params, run in members
     ]
+    params, _ = members[0]
     last = [run.last_accuracy for run in runs if run.last_accuracy is not None]
     poses = [run.pose_deviation for run in runs if run.pose_deviation is not None]
-    champion = max(runs, key=lambda run: (run.accuracy, -run.loss))
+    champion = _champion(runs, params.selection)
     confusion = artifact_text(champion.run_id, Artifact.CONFUSION_COUNTS)
     return Group(
         name=name,
@@ -156,6 +160,27 @@ def _result(
         ran_on=ran_on(run.tags),
         curves={name: curve for name, curve in curves.items() if curve},
     )
+
+
+def _champion(runs: list[RunResult], selection: str) -> RunResult:
+    """The best run by accuracy, then loss, on the images that selected the epoch.
+
+    Both are those of the selected epoch. Runs that have not logged them are judged by the test
+    images.
+    """
+    metrics = {
+        "test": (Metric.TEST_ACCURACY, Metric.TEST_LOSS),
+        "validation": (Metric.VAL_ACCURACY, Metric.VAL_LOSS),
+    }[selection]
+    accuracies, losses = (
+        metric_histories([run.run_id for run in runs], metric) for metric in metrics
+    )
+
+    def rank(run: RunResult) -> tuple[float, float]:
+        accuracy = accuracies[run.run_id].get(run.best_epoch, run.accuracy)
+        return accuracy, -losses[run.run_id].get(run.best_epoch, run.loss)
+
+    return max(runs, key=rank)
 
 
 def _poses(run: RunResult) -> Poses | None:

@@ -12,12 +12,7 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from pipeline.comparison.planning import (
-    Spread,
-    runs_as_observed,
-    runs_for_equivalence,
-    runs_to_detect,
-)
+from pipeline.comparison.planning import Spread, runs_for_equivalence, runs_to_detect
 from pipeline.comparison.statistics import (
     CONFIDENCE,
     LEVEL,
@@ -26,6 +21,7 @@ from pipeline.comparison.statistics import (
     equivalence_test,
     hedges_g,
     holm,
+    improvement_interval,
     probability_of_improvement,
     welch_test,
 )
@@ -55,15 +51,14 @@ class Pair:
             within the margin exactly if equivalence_p < 0.05.
         equivalence_p, equivalence_p_holm: p that the means differ by the margin or more; adjusted.
         hedges_g: the difference in pooled standard deviations, without its small-sample bias.
-        improvement_low, improvement_high: 95 % percentile interval of a bootstrap stratified by
-            group; without any overlap of the groups it shrinks to the point 0 or 1, and then
-            understates how uncertain the improvement is.
+        improvement_low, improvement_high: its 95 % interval, see `improvement_interval`; None if a
+            group has fewer than three runs.
         runs_needed: runs of each group to find a true difference of the margin, with power 0.8.
         runs_needed_equivalence: runs of each group to show equivalence if there is no true
             difference, with power 0.8.
-        runs_as_observed: runs of each group at which either test is significant if means and
-            deviations stay as they are. All three numbers of runs are for the level 0.05 / pairs,
-            the strictest that Holm's correction can ask for.
+        runs_needed_as_seen: runs of each group to find a true difference as large as the one seen,
+            with power 0.8; None if there is none. All three numbers of runs are for the level
+            0.05 / pairs, the strictest that Holm's correction can ask for.
     """
 
     first: str
@@ -88,7 +83,7 @@ class Pair:
     improvement_high: float | None = None
     runs_needed: int | None = None
     runs_needed_equivalence: int | None = None
-    runs_as_observed: int | None = None
+    runs_needed_as_seen: int | None = None
 
 
 def compare_all(groups: Mapping[str, Sequence[float]], margin: float = MARGIN) -> list[Pair]:
@@ -138,6 +133,8 @@ def compare_pair(
         ValueError: if a group is empty or a value is not finite.
     """
     a, b = checked_sample(first), checked_sample(second)
+    improvement = float(probability_of_improvement(a, b))
+    improvement_low, improvement_high = improvement_interval(improvement, len(a), len(b))
     pair = Pair(
         first=names[0],
         second=names[1],
@@ -146,7 +143,9 @@ def compare_pair(
         pairs=pairs,
         margin=float(margin),
         difference=float(b.mean() - a.mean()),
-        improvement=float(probability_of_improvement(a, b)),
+        improvement=improvement,
+        improvement_low=improvement_low,
+        improvement_high=improvement_high,
         mann_whitney_p=float(stats.mannwhitneyu(a, b, alternative="two-sided").pvalue),
     )
     deviation_a, deviation_b = deviation_of(a), deviation_of(b)
@@ -162,16 +161,8 @@ def _tested(pair: Pair, a: np.ndarray, b: np.ndarray, spread: Spread) -> Pair:
     # 90 %, because each of the two one-sided tests leaves 5 % on its side.
     equivalence_interval = welch.confidence_interval(1 - 2 * LEVEL)
     welch_p, equivalence_p = float(welch.pvalue), float(equivalence_test(a, b, pair.margin))
-    improvement = stats.bootstrap(
-        (a, b),
-        probability_of_improvement,
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        batch=1000,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
     level = LEVEL / pair.pairs
+    seen = round(abs(pair.difference), 6)  # smaller differences come from rounding
     return replace(
         pair,
         low=float(interval.low),
@@ -183,9 +174,7 @@ def _tested(pair: Pair, a: np.ndarray, b: np.ndarray, spread: Spread) -> Pair:
         equivalence_p=equivalence_p,
         equivalence_p_holm=equivalence_p,
         hedges_g=hedges_g(a, b),
-        improvement_low=float(improvement.low),
-        improvement_high=float(improvement.high),
         runs_needed=runs_to_detect(pair.margin, spread, level),
         runs_needed_equivalence=runs_for_equivalence(pair.margin, spread, level),
-        runs_as_observed=runs_as_observed(pair.difference, pair.margin, spread, level),
+        runs_needed_as_seen=runs_to_detect(seen, spread, level) if seen else None,
     )

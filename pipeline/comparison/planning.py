@@ -1,4 +1,4 @@
-"""How many runs a comparison of two groups needs: for a planned power, or to become significant."""
+"""How many runs a comparison of two groups needs to have a power of 0.8."""
 
 import math
 from bisect import bisect_left
@@ -52,23 +52,6 @@ def runs_for_equivalence(margin: float, spread: Spread, level: float) -> int:
         level: of each one-sided test.
     """
     return _smallest(lambda n: _power(margin, spread, n, level) >= (1 + POWER) / 2)
-
-
-def runs_as_observed(difference: float, margin: float, spread: Spread, level: float) -> int:
-    """Runs of each group at which a test becomes significant if means and deviations stay.
-
-    Args:
-        difference: of the means as observed, in pp.
-        margin: of equivalence, in pp.
-        level: of the test of difference, and of that of equivalence.
-    """
-
-    def smaller_p(n: int) -> float:
-        size, error, freedom = abs(difference), spread.error(n), spread.freedom(n)
-        differ = 2 * stats.t.sf(size / error, freedom)
-        return float(min(differ, stats.t.sf((margin - size) / error, freedom)))
-
-    return _smallest(lambda n: smaller_p(n) < level)
 
 
 def _power(shift: float, spread: Spread, n: int, level: float) -> float:

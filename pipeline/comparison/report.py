@@ -16,8 +16,9 @@ from pipeline.comparison.protocols import (
     protocol_params,
     sort_into_protocols,
 )
+from pipeline.comparison.sequential import Decision, Design, decide
 from pipeline.comparison.statistics import McNemar
-from pipeline.comparison.verdict import verdict
+from pipeline.comparison.verdict import verdict, verdict_by_design
 from pipeline.errors import PipelineError
 from pipeline.machine import TAGS
 from pipeline.params import check_margin
@@ -29,7 +30,9 @@ class PairResult:
     """Two groups compared.
 
     Attributes:
+        pair: the statistics of all runs.
         verdict: one sentence without a full stop.
+        decision: of the study's design; None without a design, or if no look has been taken.
         mcnemar: of the two champions; None unless both have stored what they predict of the same
             images.
     """
@@ -37,6 +40,7 @@ class PairResult:
     pair: Pair
     verdict: str
     mcnemar: McNemar | None
+    decision: Decision | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Protocol:
 
     @property
     def machines(self) -> dict[str, dict[str, Counter[str]]]:
-        """What the runs ran on, where they differ: by fact and value, the runs of each group.
+        """Where runs differ in versions, CPU and so on: by fact and value, the runs of each group.
 
         A run that has not recorded a fact does not count for it.
         """
@@ -88,6 +92,7 @@ class Report:
         margin: differences up to this one, in percentage points, are treated as negligible.
         left_out: how many runs were left out, by reason.
         missing: what should be there and is not, a line each.
+        design: the looks at the study; None if it has a fixed size.
     """
 
     title: str
@@ -97,6 +102,7 @@ class Report:
     protocols: list[Protocol]
     left_out: dict[str, int]
     missing: list[str]
+    design: Design | None = None
 
     @property
     def noun(self) -> str:
@@ -110,6 +116,7 @@ def comparison_of(
     by: str = "conv_layer",
     margin: float = MARGIN,
     missing: list[str] | None = None,
+    design: Design | None = None,
 ) -> Report:
     """Compare training runs; reads their learning curves and the champions' files from the store.
 
@@ -119,12 +126,16 @@ def comparison_of(
         by: the parameters that tell the groups apart, a comma list.
         margin: differences up to this one, in percentage points, are treated as negligible.
         missing: what should be there and is not, a line each; stored in the report as it is.
+        design: the looks at a study; its margin is used in place of `margin`. A look takes the
+            first runs of each group in the order of their seeds, so it must have been taken when
+            these had finished.
 
     Raises:
         PipelineError: for an unknown parameter or a margin out of range, or if no run has finished
             with what a training logs.
     """
     names = parse_by(by)
+    margin = design.margin if design else margin
     check_margin(margin)
     finished = [run for run in runs if run.is_finished]
     left_out = Counter(run.status.lower() for run in runs if not run.is_finished)
@@ -144,24 +155,35 @@ def comparison_of(
         by=names,
         margin=float(margin),
         protocols=[
-            _protocol(label, members, names, margin) for label, members in protocols.items()
+            _protocol(label, members, names, margin, design) for label, members in protocols.items()
         ],
         left_out=dict(left_out + out_of_groups),
         missing=missing or [],
+        design=design,
     )
 
 
-def _protocol(label: str, members: Members, by: tuple[str, ...], margin: float) -> Protocol:
+def _protocol(
+    label: str, members: Members, by: tuple[str, ...], margin: float, design: Design | None
+) -> Protocol:
     groups = [group_of(values, runs) for values, runs in in_groups(members, by)]
     params, _ = next(iter(members.values()))
     return Protocol(
-        label, params.selection, protocol_params(params, by), groups, _pairs(groups, by, margin)
+        label=label,
+        selection=params.selection,
+        params=protocol_params(params, by),
+        groups=groups,
+        pairs=_pairs(groups, _noun(by), margin, design),
     )
 
 
-def _pairs(groups: list[Group], by: tuple[str, ...], margin: float) -> list[PairResult]:
+def _pairs(
+    groups: list[Group], noun: str, margin: float, design: Design | None
+) -> list[PairResult]:
     values = {group.name: group.percentages for group in groups}
     tested = {(pair.first, pair.second): pair for pair in compare_all(values, margin)}
+    decisions = decide(design, values) if design else []
+    decided = {(decision.first, decision.second): decision for decision in decisions}
     correct = {group.name: correctly_classified(group.champion) for group in groups}
     dataset = {group.name: group.params.get("dataset") for group in groups}
     results = []
@@ -174,7 +196,11 @@ def _pairs(groups: list[Group], by: tuple[str, ...], margin: float) -> list[Pair
         same_images = dataset[first] == dataset[second]
         if of_first is not None and of_second is not None and same_images:
             mcnemar = statistics.mcnemar(of_first, of_second)
-        results.append(PairResult(pair, verdict(pair, _noun(by)), mcnemar))
+        decision = decided.get((first, second))
+        sentence = (
+            verdict_by_design(pair, decision, design, noun) if design else verdict(pair, noun)
+        )
+        results.append(PairResult(pair, sentence, mcnemar, decision))
     return results
 
 

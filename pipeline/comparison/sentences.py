@@ -1,7 +1,11 @@
 """The sentences of a comparison: notes under tables, verdicts, what differs and what is missing."""
 
+from collections import Counter
+from fractions import Fraction
+
 from pipeline.comparison.formats import p_equals
 from pipeline.comparison.report import PairResult, Protocol, Report
+from pipeline.comparison.sequential import looks_taken
 from pipeline.comparison.tables import PAIR_COLUMNS, has_pose_column
 
 MACHINE_VALUES = 4  # if there are more versions, CPUs or commits, only their number is reported
@@ -32,18 +36,50 @@ def _has_poses(protocol: Protocol) -> bool:
     return protocol.params.get("dataset") != "mnist"
 
 
-def pair_note(protocol: Protocol) -> str:
+def pair_note(report: Report, protocol: Protocol) -> str:
     """What the rows of `pair_table` mean."""
     note = (
-        "The p of the t test and of the Mann–Whitney test is that of no difference; the p of the "
-        "equivalence test is that of a difference of the margin or more. The probability of "
-        "improvement is the chance that a run of the first-named beats one of the other. The "
-        "numbers of runs are for power 0.8 at 5 % over all pairs."
+        "The p value of the t test and of the Mann–Whitney test is for no difference; the p value "
+        "of the equivalence test is for a difference of the margin or more. The probability of "
+        "improvement is the probability that a run of the first-named group is better than a run "
+        "of the other. The numbers of runs are for power 0.8 at 5 % over all pairs."
     )
     pairs = max((result.pair.pairs for result in protocol.pairs), default=0)
     if pairs > 1:
-        note += f" In brackets: p by Holm's correction for {pairs} pairs; the verdict goes by it."
+        note += (
+            f" In brackets: p by Holm's correction for {pairs} pairs, which the verdict depends on."
+        )
+    if report.design:
+        note += (
+            " The verdict depends on the adjusted values, which are those of the look named; the "
+            "other values use all runs and are not adjusted."
+        )
     return note
+
+
+def design_sentences(report: Report, protocol: Protocol) -> list[str]:
+    """Which looks a study takes, which have been taken, and what follows for the error."""
+    design = report.design
+    if design is None:
+        return []
+    taken = looks_taken(design, {group.name: group.runs for group in protocol.groups})
+    *others, last = map(str, design.looks)
+    looks = f"{', '.join(others)} and {last}" if others else last
+    error = f"{100 * design.alpha:g} %"
+    if design.planned:
+        plan = (
+            f"Looks were planned at {looks} runs of each {report.noun}; {taken} of "
+            f"{len(design.looks)} have been taken. Over all looks, the probability of a wrong "
+            f"verdict is at most {error} for each of the two questions (alpha spending of Lan and "
+            "DeMets, O'Brien–Fleming type)."
+        )
+    else:
+        levels = ", ".join(f"{100 * design.level(look):.3g}" for look in range(len(design.looks)))
+        plan = (
+            f"This study was extended after a look at its result, so its looks at {looks} runs of "
+            f"each {report.noun} share the error of {error}: their levels are {levels} %."
+        )
+    return [f"{plan} A verdict is fixed at the look at which it is reached."]
 
 
 def any_tested(protocol: Protocol) -> bool:
@@ -84,37 +120,62 @@ def champion_sentences(report: Report, protocol: Protocol) -> list[str]:
                 f"only; McNemar's exact p {p_equals(test.p)}."
             )
     if tested:
+        chosen = (
+            "on these test images"
+            if protocol.selection == "test"
+            else "on the validation images that selected its epoch"
+        )
         sentences.append(
-            f"McNemar's test is about these very models and not about their {report.noun}s; and "
-            f"each was picked as the best of its {report.noun} on the same images."
+            f"McNemar's test is about these two models and not about their {report.noun}s. Each "
+            f"was chosen as the best of its {report.noun} {chosen}."
         )
         if _has_poses(protocol):
             sentences.append(
-                "It counts one pose of each test image: several of one image are no samples of "
-                "their own."
+                "The test counts one pose of each test image, because several poses of one image "
+                "are not independent."
             )
     return sentences
 
 
-def machine_sentences(protocol: Protocol) -> list[str]:
+def machine_sentences(report: Report, protocol: Protocol) -> list[str]:
     """Where runs differ in versions, CPU and so on: `These runs come from different CPUs: …`.
 
-    If there are many values, only their number is given.
+    If there are many values, only their number is given. Where the groups do not have the same
+    shares of them, a sentence says that this may be part of the difference between the groups.
     """
     sentences = []
     for fact, values in protocol.machines.items():
         if len(values) > MACHINE_VALUES:
-            sentences.append(f"These runs come from {len(values)} different {fact}.")
-            continue
-        shares = [
-            f"{value} ({', '.join(f'{count} of {group}' for group, count in groups.items())})"
-            for value, groups in sorted(values.items(), key=lambda item: _by_number(item[0]))
-        ]
-        sentences.append(f"These runs come from different {fact}: {', '.join(shares)}.")
+            sentence = f"These runs come from {len(values)} different {fact}."
+        else:
+            shares = [
+                f"{value} ({', '.join(f'{count} of {group}' for group, count in groups.items())})"
+                for value, groups in sorted(values.items(), key=lambda item: _by_number(item[0]))
+            ]
+            sentence = f"These runs come from different {fact}: {', '.join(shares)}."
+        if _shares_differ(protocol, values):
+            sentence += (
+                f" The {report.noun}s do not have the same shares of them, so part of the "
+                "difference may come from this."
+            )
+        sentences.append(sentence)
     silent = sum(not run.ran_on for group in protocol.groups for run in group.runs)
     if 0 < silent < sum(len(group.runs) for group in protocol.groups):
         sentences.append(f"What {silent} of these runs ran on is not recorded.")
     return sentences
+
+
+def _shares_differ(protocol: Protocol, values: dict[str, Counter[str]]) -> bool:
+    """Whether some value has another share of the recorded runs in one group than in another."""
+    recorded = {
+        group.name: sum(groups[group.name] for groups in values.values())
+        for group in protocol.groups
+    }
+    known = {name: count for name, count in recorded.items() if count}
+    return any(
+        len({Fraction(groups[name], count) for name, count in known.items()}) > 1
+        for groups in values.values()
+    )
 
 
 def _by_number(value: str) -> tuple[int, str]:

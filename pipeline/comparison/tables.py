@@ -13,7 +13,8 @@ from pipeline.comparison.formats import (
     signed_interval,
 )
 from pipeline.comparison.groups import Group, RunResult
-from pipeline.comparison.report import Protocol, Report
+from pipeline.comparison.report import PairResult, Protocol, Report
+from pipeline.comparison.sequential import Design
 from pipeline.comparison.statistics import Summary
 
 RUN_COLUMNS = 10  # if a group has more runs, the table shows their number, and no column for each
@@ -129,42 +130,65 @@ def has_pose_column(protocol: Protocol) -> bool:
 
 def pair_table(report: Report, protocol: Protocol) -> Table:
     """The statistics of each pair of groups: a column for each pair, or a row if there are many."""
-    margin = margin_text(report.margin)
-    header = [
-        "pair",
-        "difference of means [pp]",
-        "95 % CI (Welch)",
-        "Welch's t test, p",
-        "Mann–Whitney test, p",
-        "Hedges' g",
-        "probability of improvement",
-        "95 % CI (bootstrap)",
-        f"equivalence within ±{margin} pp (TOST), p",
-        "90 % CI (TOST)",
-        f"runs of each to detect {margin} pp",
-        "runs of each to show equivalence",
-    ]
-    rows = [
-        [
-            f"{pair.second} − {pair.first}",
-            signed(pair.difference),
-            signed_interval(pair.low, pair.high),
-            p_of_many(pair.welch_p, pair.welch_p_holm, pair.pairs),
-            p_value(pair.mann_whitney_p),
-            signed(pair.hedges_g),
-            f"{pair.improvement:.2f}",
-            interval(pair.improvement_low, pair.improvement_high),
-            p_of_many(pair.equivalence_p, pair.equivalence_p_holm, pair.pairs),
-            signed_interval(pair.equivalence_low, pair.equivalence_high),
-            count(pair.runs_needed),
-            count(pair.runs_needed_equivalence),
-        ]
-        for pair in (result.pair for result in protocol.pairs)
-    ]
+    columns = [_pair_cells(result, report.design) for result in protocol.pairs]
+    header = list(columns[0])
+    rows = [list(column.values()) for column in columns]
     if len(rows) > PAIR_COLUMNS:
         return Table(header, rows)
     header, *rows = (list(cells) for cells in zip(header, *rows, strict=True))
     return Table(header, rows)
+
+
+def _pair_cells(result: PairResult, design: Design | None) -> dict[str, str]:
+    """The statistics of a pair by title; those of a design stand below those not adjusted."""
+    pair = result.pair
+    margin = margin_text(pair.margin)
+    adjusted = _adjusted_cells(result, design) if design else {}
+    return {
+        "pair": f"{pair.second} − {pair.first}",
+        "difference of means [pp]": signed(pair.difference),
+        "95 % CI (Welch)": signed_interval(pair.low, pair.high),
+        "Welch's t test, p": p_of_many(pair.welch_p, pair.welch_p_holm, pair.pairs),
+        "Mann–Whitney test, p": p_value(pair.mann_whitney_p),
+        "Hedges' g": signed(pair.hedges_g),
+        "probability of improvement": f"{pair.improvement:.2f}",
+        "95 % CI (Wilson)": interval(pair.improvement_low, pair.improvement_high),
+        f"equivalence within ±{margin} pp (TOST), p": p_of_many(
+            pair.equivalence_p, pair.equivalence_p_holm, pair.pairs
+        ),
+        "90 % CI (TOST)": signed_interval(pair.equivalence_low, pair.equivalence_high),
+        **adjusted,
+        "runs of each to detect the difference seen": count(pair.runs_needed_as_seen),
+        f"runs of each to detect {margin} pp": count(pair.runs_needed),
+        "runs of each to show equivalence": count(pair.runs_needed_equivalence),
+    }
+
+
+def _adjusted_cells(result: PairResult, design: Design) -> dict[str, str]:
+    """What a design says of a pair, by title; dashes before its first look."""
+    decision, pairs = result.decision, result.pair.pairs
+    looks = f"adjusted for {len(design.looks)} looks"
+    if decision is None:
+        values = ["–"] * 6
+    else:
+        reached = "undecided" if decision.outcome == "undecided" else "verdict"
+        values = [
+            f"{decision.look} ({decision.runs} runs of each): {reached}",
+            signed(decision.difference),
+            signed_interval(decision.low_adjusted, decision.high_adjusted),
+            p_of_many(decision.welch_p_adjusted, decision.welch_p_holm, pairs),
+            p_of_many(decision.equivalence_p_adjusted, decision.equivalence_p_holm, pairs),
+            signed_interval(decision.equivalence_low_adjusted, decision.equivalence_high_adjusted),
+        ]
+    titles = [
+        f"look (of {len(design.looks)})",
+        "difference of means at this look [pp]",
+        f"95 % CI (Welch), {looks}",
+        f"Welch's t test, p {looks}",
+        f"equivalence, p {looks}",
+        f"90 % CI (TOST), {looks}",
+    ]
+    return dict(zip(titles, values, strict=True))
 
 
 def champion_table(protocol: Protocol) -> Table | None:

@@ -243,7 +243,7 @@ def test_the_tests_of_many_best_runs_are_a_table(log_run):
     lines = compare_runs(None, by="architecture").markdown.splitlines()
     assert "| cnn (seed 0) and stn-c2 (seed 3) | 3 | 0 | 0.25 |" in lines
     assert sum(" (seed " in line for line in lines) == 6
-    assert any(line.startswith("McNemar's test is about these very models") for line in lines)
+    assert any(line.startswith("McNemar's test is about these two models") for line in lines)
 
 
 def test_best_runs_are_not_tested_on_images_of_different_data_sets(log_run):
@@ -339,7 +339,8 @@ def test_curves_matrices_and_predictions_of_the_runs_are_read_where_there_are_an
         "images: 7 are classified correctly by the former only, 0 by the latter only; "
         "McNemar's exact p = 0.016." in done.markdown
     )
-    assert "about these very models and not about their layers" in done.markdown
+    assert "about these two models and not about their layers" in done.markdown
+    assert "chosen as the best of its layer on these test images" in done.markdown
     page = artifact(done, "comparison.html")
     assert "Learning curves" in page
     assert "Confusion matrices" not in page  # these runs hold none
@@ -411,14 +412,28 @@ def test_runs_of_two_versions_and_threads_are_told_apart_in_a_line_each(log_run)
         log_run(seed=seed, conv_layer="coordconv2d", tags=newer | {"stn.threads": str(1 + seed)})
     done = compare_runs(None)
     sentences = [line for line in done.markdown.splitlines() if line.startswith("These runs")]
+    part = (
+        "The layers do not have the same shares of them, so part of the difference may come from "
+        "this."
+    )
     assert sentences == [
         "These runs come from different versions of torch: "
-        "2.14.1 (2 of conv2d), 2.15.0 (2 of coordconv2d).",
+        f"2.14.1 (2 of conv2d), 2.15.0 (2 of coordconv2d). {part}",
         "These runs come from different numbers of threads: "
-        "1 (2 of conv2d, 1 of coordconv2d), 2 (1 of coordconv2d).",
+        f"1 (2 of conv2d, 1 of coordconv2d), 2 (1 of coordconv2d). {part}",
     ]
     page = artifact(done, "comparison.html")
     assert all(f'<p class="missing">{sentence}</p>' in page for sentence in sentences)
+
+
+def test_cpus_with_the_same_share_of_every_group_do_not_count_as_part_of_the_difference(log_run):
+    for conv_layer in ("conv2d", "coordconv2d"):
+        for seed in range(4):
+            tags = {"stn.cpu": f"CPU {seed % 2}"} if seed < 3 else {}
+            log_run(seed=seed, conv_layer=conv_layer, tags=tags)
+    markdown = compare_runs(None).markdown
+    assert "different CPUs: CPU 0 (2 of conv2d, 2 of coordconv2d), CPU 1 (1 of conv2d" in markdown
+    assert "part of the difference" not in markdown
 
 
 def test_runs_that_recorded_no_commit_or_another_are_told_apart(log_run):
@@ -432,6 +447,26 @@ def test_runs_that_recorded_no_commit_or_another_are_told_apart(log_run):
         "(1 of conv2d)."
     ) in lines
     assert "What 1 of these runs ran on is not recorded." in lines
+
+
+def test_the_best_run_is_that_which_has_the_alias(log_run):
+    """With validation images, the run that is best on those, though not on the test images."""
+    for seed, (accuracy, validation) in enumerate(((0.99, 0.97), (0.98, 0.98), (0.97, 0.98))):
+        curves = {"val_accuracy": [0.1, validation], "val_loss": [9.0, 0.5 - 0.1 * seed]}
+        files = {"predictions.csv": f"label,predicted\n1,1\n2,{seed}\n"}
+        for conv_layer in ("conv2d", "coordconv2d"):
+            log_run(
+                accuracy,
+                curves=curves,
+                files=files,
+                conv_layer=conv_layer,
+                seed=seed,
+                validation_size=10_000,
+            )
+    markdown = compare_runs(None).markdown
+    assert "The best run of conv2d (seed 2) and that of coordconv2d (seed 2)" in markdown
+    assert "best of its layer on the validation images that selected its epoch." in markdown
+    assert "| 99.00 | – |" in markdown  # the highest test accuracy all the same
 
 
 def test_of_many_versions_the_number_is_told_and_threads_are_sorted_by_number(log_run):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.comparison.pairs import compare_pair
+from pipeline.comparison.pairs import compare_all, compare_pair
 from pipeline.comparison.sequential import (
     Design,
     decide,
@@ -16,6 +16,7 @@ from pipeline.comparison.sequential import (
     unplanned_design,
     verdicts,
 )
+from pipeline.comparison.verdict import verdict_by_design
 
 LOOKS = (5, 8, 12, 16, 20)
 DESIGN = Design(LOOKS, margin=0.1)
@@ -234,3 +235,54 @@ def test_three_groups_without_a_difference_are_called_different_in_at_most_5_per
     )
     reached = verdicts(DESIGN, welch, np.ones_like(welch))
     assert reached.different.any(axis=1).mean() < 0.05 + 0.009  # 4 standard errors
+
+
+def sentence(design, first, second):
+    groups = {"conv2d": first, "coordconv2d": second}
+    (pair,) = compare_all(groups, design.margin)
+    decision = next(iter(decide(design, groups)), None)
+    return verdict_by_design(pair, decision, design)
+
+
+def test_a_verdict_names_its_look_and_the_adjusted_interval():
+    first, second = sample(99, 0.1, 12), sample(99.2, 0.1, 12)
+    result = stats.ttest_ind(first[:8], second[:8], equal_var=False)
+    low, high = result.confidence_interval(1 - DESIGN.level(1))
+    assert sentence(DESIGN, first, second) == (
+        f"coordconv2d is better than conv2d by {np.mean(second[:8]) - np.mean(first[:8]):.2f} pp "
+        f"(95 % CI {-high:.2f} to {-low:.2f}, adjusted for 5 looks; "
+        "decided at look 2, with 8 runs per layer)"
+    )
+
+
+def test_a_verdict_of_equivalence_names_its_look():
+    words = sentence(DESIGN, sample(99, 0.05, 20), sample(99.001, 0.05, 20))
+    assert words.startswith(
+        "conv2d and coordconv2d are equivalent within ±0.10 pp (difference +0.00 pp, 90 % CI −0.0"
+    )
+    assert ", adjusted for 5 looks; decided at look " in words
+
+
+def test_an_undecided_pair_waits_for_the_next_look_and_after_the_last_for_a_new_study():
+    first, second = sample(99, 0.2, 20), sample(99.08, 0.2, 20)
+    before = sentence(DESIGN, first[:3], second)
+    assert before == (
+        "no verdict on conv2d and coordconv2d yet: the first look is at 5 runs per layer"
+    )
+    waiting = sentence(DESIGN, first[:8], second[:8])
+    assert waiting.startswith(
+        "undecided between conv2d and coordconv2d after 2 of 5 looks, with 8 runs per layer (diff"
+    )
+    assert waiting.endswith(", adjusted for 5 looks): the next look is at 12 runs per layer")
+    last = sentence(DESIGN, first, second)
+    assert " after 5 of 5 looks, with 20 runs per layer (" in last
+    assert "): in a new study, about " in last
+    extended = Design((5, 10), margin=0.1, planned=False)
+    last = sentence(extended, first[:10], second[:10])
+    assert " after 2 of 2 looks, with 10 runs per layer (" in last
+    assert "adjusted for 2 looks): in a new study, about " in last
+
+
+def test_a_pair_without_spread_says_so():
+    words = sentence(DESIGN, [99.0] * 5, [99.1] * 5)
+    assert "all runs of a layer have the same accuracy" in words

@@ -13,6 +13,7 @@ from pipeline.comparison.pairs import compare_all, compare_pair
 from pipeline.comparison.statistics import (
     equivalence_test,
     holm,
+    improvement_interval,
     mcnemar,
     probability_of_improvement,
     summarize,
@@ -154,18 +155,33 @@ def test_improvement_by_double_loop(first, second):
     assert swapped == pytest.approx(1 - double_loop(first, second))
 
 
-def test_the_bootstrap_resamples_each_group_by_itself_and_repeats_itself():
-    first, second = sample(99, 0.1, 30), sample(99.05, 0.1, 25)
-    rng = np.random.default_rng(5)
-    values = [
-        np.mean(rng.choice(first, (30, 1)) < rng.choice(second, (1, 25)))
-        for _ in range(SIMULATIONS)
-    ]
-    pair = compare_pair(first, second)
-    assert (pair.improvement_low, pair.improvement_high) == pytest.approx(
-        tuple(np.percentile(values, [2.5, 97.5])), abs=0.02
-    )
-    assert compare_pair(first, second) == pair
+def test_the_interval_of_the_improvement_is_wilsons_of_the_smaller_group():
+    for successes, trials, other in ((0, 3, 5), (2, 8, 8), (5, 5, 4 + 1), (9, 12, 20)):
+        expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+        for counts in ((trials, other), (other, trials)):
+            assert improvement_interval(successes / trials, *counts) == pytest.approx(
+                (expected.low, expected.high), abs=1e-12
+            )
+    assert improvement_interval(0.5, 2, 9) == (None, None)
+
+
+def test_the_interval_of_the_improvement_does_not_collapse():
+    pair = compare_pair([99.0, 99.1, 99.2], [99.3, 99.4, 99.5])
+    assert (pair.improvement, pair.improvement_high) == (1.0, 1.0)
+    assert pair.improvement_low < 0.5  # three runs a side show nothing yet
+    pair = compare_pair([99.0, 99.1], [99.3, 99.4])
+    assert (pair.improvement_low, pair.improvement_high) == (None, None)
+
+
+@pytest.mark.parametrize("deviations", [(0.1, 0.1), (0.06, 0.13)])
+@pytest.mark.parametrize(("count", "difference"), [(3, 0), (5, 0.1), (12, 0.05), (12, 0.2)])
+def test_the_interval_of_the_improvement_holds_what_it_says(deviations, count, difference):
+    first, second = simulated(count, deviations, difference)
+    truth = stats.norm.cdf(difference / math.hypot(*deviations))
+    possible = np.arange(count**2 + 1) / count**2
+    bounds = np.array([improvement_interval(float(p), count, count) for p in possible])
+    found = np.rint(probability_of_improvement(first, second) * count**2).astype(int)
+    assert np.mean((bounds[found, 0] <= truth) & (truth <= bounds[found, 1])) > 0.95
 
 
 @pytest.mark.parametrize("pairs", [1, 3])
@@ -188,28 +204,31 @@ def test_the_planned_runs_and_no_fewer_succeed_in_four_of_five_cases(deviations,
     assert shown(pair.runs_needed_equivalence - 1) < 0.8 + noise
 
 
-@pytest.mark.parametrize("difference", [0, 0.02, 0.06, -0.06, 0.1, 0.15])
-def test_the_extrapolated_runs_are_the_first_to_be_significant(difference):
-    pair = compare_pair(sample(99, 0.1, 4), sample(99 + difference, 0.2, 4))
+@pytest.mark.parametrize("pairs", [1, 3])
+@pytest.mark.parametrize("difference", [0.06, -0.2])
+def test_the_runs_for_the_difference_seen_find_one_as_large_in_four_of_five_cases(
+    difference, pairs
+):
+    pair = compare_pair(sample(99, 0.1, 4), sample(99 + difference, 0.2, 4), pairs=pairs)
 
-    def p(count, shift, alternative):
-        second, first = (difference + shift, 0.2, count), (0, 0.1, count)
-        return stats.ttest_ind_from_stats(
-            *second, *first, equal_var=False, alternative=alternative
-        ).pvalue
+    def found(count):
+        first, second = simulated(count, (0.1, 0.2), difference)
+        return np.mean(stats.ttest_ind(first, second, axis=1, equal_var=False)[1] < 0.05 / pairs)
 
-    def significant(count):
-        equivalence = max(p(count, 0.1, "greater"), p(count, -0.1, "less"))
-        return min(p(count, 0, "two-sided"), equivalence) < 0.05
+    noise = 0.01  # more than three standard errors of the simulation
+    assert found(pair.runs_needed_as_seen) > 0.8 - noise
+    assert found(pair.runs_needed_as_seen - 1) < 0.8 + noise
 
-    assert pair.runs_as_observed == next(n for n in range(2, 1000) if significant(n))
+
+def test_no_number_of_runs_finds_a_difference_that_is_not_there():
+    assert compare_pair(sample(99, 0.1, 4), sample(99, 0.2, 4)).runs_needed_as_seen is None
 
 
 def test_planning_copes_with_runs_that_scatter_hardly_or_hugely():
     hardly = compare_pair([99, 99 + 1e-8], [99, 99])
-    assert (hardly.runs_needed, hardly.runs_needed_equivalence, hardly.runs_as_observed) == (2,) * 3
+    assert (hardly.runs_needed, hardly.runs_needed_equivalence) == (2, 2)
     barely = compare_pair([99, 99 + 1e-9], [99, 99], margin=50)
-    assert (barely.runs_needed, barely.runs_needed_equivalence, barely.runs_as_observed) == (2,) * 3
+    assert (barely.runs_needed, barely.runs_needed_equivalence) == (2, 2)
     hugely = compare_pair([0, 100], [100, 0])
     # for large groups the normal distribution holds: 2 (z + z')² (deviation / margin)²
     scale = 2 * (100 / math.sqrt(2) / 0.1) ** 2
@@ -268,7 +287,7 @@ def test_no_spread_at_all_leaves_only_what_needs_none():
     assert 0 < pair.mann_whitney_p < 0.1
     assert {name for name, value in asdict(pair).items() if value is not None} == {
         *("first", "second", "first_count", "second_count", "pairs", "margin"),
-        *("difference", "improvement", "mann_whitney_p"),
+        *("difference", "improvement", "improvement_low", "improvement_high", "mann_whitney_p"),
     }
     same = compare_pair([99.0] * 3, [99.0] * 3)
     assert (same.difference, same.improvement, same.mann_whitney_p) == (0.0, 0.5, 1.0)
@@ -321,36 +340,48 @@ def test_the_verdict_names_the_better_one_first():
     assert judged(high, low) == f"conv2d {says.format('coordconv2d')}"
 
 
-def test_the_verdict_undecided_says_how_many_runs_are_planned():
+def test_the_verdict_undecided_says_both_numbers_of_runs_and_the_smaller_one_first():
     first, second = sample(99, 0.1, 5), sample(98.999, 0.1, 6)
     pair = compare_pair(first, second)
-    more = max(pair.runs_needed, pair.runs_needed_equivalence) - 5
+    more = pair.runs_needed_equivalence - 5
     assert more > 0
     # the error is 0.1 sqrt(1 / 5 + 1 / 6) = 0.06055, t for 8.7 degrees of freedom and 95 % is 2.27
     assert judged(first, second, noun="group") == (
         "undecided between conv2d and coordconv2d "
         "(difference +0.00 pp, 95 % CI −0.14 to +0.14): "
-        f"about {more} more runs per group would decide it "
-        "(with power 0.8, for a difference of 0.10 pp or none)"
+        f"about {more} more runs per group would show equivalence within ±0.10 pp if there is no "
+        "difference, over 10,000 more would show a difference as large as the one seen "
+        "(each with power 0.8)"
+    )
+
+
+def test_the_verdict_undecided_with_a_large_noisy_difference_leads_with_few_runs():
+    first, second = sample(95, 2, 3), sample(97.2, 2, 3)
+    pair = compare_pair(first, second)
+    assert 3 < pair.runs_needed_as_seen < 20 < 5000 < pair.runs_needed_equivalence
+    words = judged(first, second).split("): ")[1]
+    assert words == (
+        f"about {pair.runs_needed_as_seen - 3} more runs per layer would show a difference as "
+        f"large as the one seen, about {pair.runs_needed_equivalence - 3:,} more would show "
+        "equivalence within ±0.10 pp if there is no difference (each with power 0.8)"
     )
 
 
 def test_the_verdict_undecided_by_one_run():
     first, second = sample(99, 0.1, 17), sample(99.055, 0.1, 17)
-    assert "about 1 more run per layer would decide it (with" in judged(first, second)
+    assert compare_pair(first, second).runs_needed_equivalence == 18
+    assert "about 1 more run per layer would show equivalence" in judged(first, second)
 
 
-def test_the_verdict_undecided_despite_the_plan_extrapolates():
+def test_the_verdict_undecided_with_enough_runs_for_equivalence_names_the_other_number_only():
     first, second = sample(99, 0.1, 20), sample(98.944, 0.1, 20)
     pair = compare_pair(first, second)
-    assert max(pair.runs_needed, pair.runs_needed_equivalence) <= 20
-    more = pair.runs_as_observed - 20
-    assert more > 1
+    assert pair.runs_needed_equivalence <= 20
     assert judged(first, second) == (
         "undecided between conv2d and coordconv2d "
         "(difference −0.06 pp, 95 % CI −0.12 to +0.01): "
-        f"about {more} more runs per layer would decide it, "
-        "if means and deviations stay as they are"
+        f"about {pair.runs_needed_as_seen - 20} more runs per layer would show a difference as "
+        "large as the one seen (with power 0.8)"
     )
 
 
@@ -373,8 +404,8 @@ def test_no_verdict_without_runs_or_spread():
         "no verdict on conv2d and coordconv2d is possible: fewer than two runs of conv2d"
     )
     assert judged([99.0] * 3, [99.1] * 3) == (
-        "no verdict on conv2d and coordconv2d is possible: all runs of a layer agree, "
-        "so nothing tells how far chance alone would move them"
+        "no verdict on conv2d and coordconv2d is possible: all runs of a layer have the same "
+        "accuracy, so the variation between runs is unknown"
     )
 
 
