@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.data import mnist
-from pipeline.data.distorted import posed_test_set
+from pipeline.data.fixed_sets import posed_test_set
 from pipeline.machine import machine_tags
 from pipeline.tracking.registry import load_model
 from pipeline.tracking.runs import open_run

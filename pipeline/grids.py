@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 AFFINE_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of an image, clockwise: (x, y)
 HORIZON = 1e-3  # smallest denominator of a projective map; that of the image's centre is 1
 
 
@@ -82,6 +83,58 @@ def projective_grid(theta: Tensor, height: int, width: int) -> Tensor:
     points = matrix @ _constant(_pixel_centers, theta, height, width)
     x_and_y, denominator = points.view(-1, 3, height, width).split([2, 1], dim=1)
     return (x_and_y / denominator.clamp(min=HORIZON)).permute(0, 2, 3, 1)
+
+
+def affine_theta(*, angle: Tensor, shear: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """The theta that shows an image scaled, then sheared, rotated and shifted.
+
+    The motions are those of `torchvision.transforms.functional.affine`; theta is their inverse.
+
+    Args:
+        angle: `(N,)`, radians, clockwise as seen on the screen.
+        shear: `(N,)`, radians, along x.
+        scale: `(N,)`, greater than 1 magnifies.
+        shift: `(N, 2)`, to the right and down, in normalized coordinates: 2 is the image's side.
+
+    Returns:
+        `(N, 6)`, for `affine_grid`.
+    """
+    cos, sin, tan = angle.cos() / scale, angle.sin() / scale, shear.tan()
+    inverse = torch.stack([cos - tan * sin, sin + tan * cos, -sin, cos], dim=1).view(-1, 2, 2)
+    return torch.cat([inverse, -inverse @ shift.unsqueeze(2)], dim=2).flatten(1)
+
+
+def homography_grid(corners: Tensor, height: int, width: int) -> Tensor:
+    """The grid that shows an image with its four corners at the given places.
+
+    Args:
+        corners: `(N, 4, 2)`, where `CORNERS` of the input appear in the output, in the same order:
+            a convex quadrilateral, in normalized coordinates (x, y).
+        height, width: of the output, in pixels.
+
+    Returns:
+        `(N, height, width, 2)`, the input coordinates (x, y) that each output pixel shows.
+        Coordinates beyond ±2, which lie outside the input, are clipped to ±2.
+    """
+    # Solved from the input to the output and then inverted: this way the denominator is 1 in the
+    # middle of the image, which is always in sight.
+    u, v = corners.unbind(2)
+    x, y = torch.tensor(CORNERS, device=corners.device).T.expand(len(corners), 2, 4).unbind(1)
+    one, zero = torch.ones_like(x), torch.zeros_like(x)
+    # u = (h1 x + h2 y + h3) / (h7 x + h8 y + 1) at each corner, times the denominator; v likewise
+    equations = torch.cat(
+        [
+            torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], dim=2),
+            torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], dim=2),
+        ],
+        dim=1,
+    )
+    solution = torch.linalg.solve(equations, torch.cat([u, v], dim=1))
+    matrices = torch.cat([solution, one[:, :1]], dim=1).view(-1, 3, 3).inverse()
+    centers = _constant(_pixel_centers, corners, height, width)
+    columns, rows, scale = (matrices @ centers).unbind(1)
+    grid = torch.stack([columns / scale, rows / scale], dim=2)
+    return grid.clamp_(-2, 2).view(-1, height, width, 2)
 
 
 def tps_grid(theta: Tensor, height: int, width: int) -> Tensor:

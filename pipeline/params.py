@@ -10,19 +10,37 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import core_schema
 
+from pipeline.data.datasets import DATASETS, PLAIN
 from pipeline.errors import PipelineError
 
 TRAINING_IMAGES, TEST_IMAGES = 60_000, 10_000
 CLASSES = 10
+
+
+def one_of(names: Iterable[str]) -> GetPydanticSchema:
+    """A type of text that must be one of `names`: `Annotated[str, one_of(names)]`.
+
+    It validates, and describes itself in a JSON schema, as a `Literal` of these names does.
+    """
+    schema = core_schema.literal_schema(list(names))
+    return GetPydanticSchema(lambda source, handler: schema)
 
 
 class RunParams(BaseModel):
@@ -70,8 +88,8 @@ class RunParams(BaseModel):
     batch_norm: Literal["none", "classifier"] = Field(
         "none", description="batch normalization after each ReLU of the classifier"
     )
-    dataset: Literal["mnist", "rotated", "translated", "scaled", "rts", "projective", "elastic"] = (
-        Field("mnist", description="what to classify: digits as they are, or in random poses")
+    dataset: Annotated[str, one_of(DATASETS)] = Field(
+        PLAIN, description="what to classify: digits as they are, or in random poses"
     )
     architecture: Literal[
         "cnn", "stn-c0", "stn-c1", "stn-c2", "stn-dl1", "stn-dl2", "stn-sl1", "stn-sl2"
@@ -85,7 +103,7 @@ class RunParams(BaseModel):
     sampler_size: int = Field(
         0,
         ge=0,
-        le=112,
+        le=max(entry.size for entry in DATASETS.values()),
         description="side of the transformer's output, in pixels of the image; 0 is its input's",
     )
     network: Literal["tutorial", "paper"] = Field(
@@ -131,7 +149,7 @@ class RunParams(BaseModel):
     def selection_set(self) -> str:
         """The set itself, by name: `validation 10000`, `test`, `rotated test`."""
         chosen = f"validation {self.validation_size}" if self.validation_size else "test"
-        return chosen if self.dataset == "mnist" else f"{self.dataset} {chosen}"
+        return chosen if self.dataset == PLAIN else f"{self.dataset} {chosen}"
 
     @property
     def planned_epochs(self) -> int:
@@ -194,9 +212,9 @@ def kind_of(values: dict[str, Any]) -> str:
 def model_aliases(conv_layer: str, dataset: str) -> list[str]:
     """The aliases that the best model of its layer, and of all, may get.
 
-    Each data set but `mnist` has its own, as `champion-rotated`.
+    Each data set but the default has its own, such as `champion-rotated`.
     """
-    suffix = "" if dataset == "mnist" else f"-{dataset}"
+    suffix = "" if dataset == PLAIN else f"-{dataset}"
     return [f"best-{conv_layer}{suffix}", f"champion{suffix}"]
 
 

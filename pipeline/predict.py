@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
-from pipeline.data.warps import DIGIT, IMAGE_SIZES
+from pipeline.data.datasets import DIGIT, look_up
 from pipeline.errors import PipelineError
 from pipeline.figures import of_predictions
 from pipeline.tracking.registry import load_model
@@ -66,10 +66,11 @@ def predict_files(
             images.append(image)
     inputs = np.stack(digits)
     model = load_model(model_uri)
-    if IMAGE_SIZES[model.dataset] != DIGIT:
+    size = look_up(model.dataset).size
+    if size != DIGIT:
         raise PipelineError(
             f"model_uri: {model_uri} was trained on {model.dataset} digits, of "
-            f"{IMAGE_SIZES[model.dataset]} pixels; use a model for images of {DIGIT}×{DIGIT}"
+            f"{size} pixels; use a model for images of {DIGIT}×{DIGIT}"
         )
     probabilities = model.predict(inputs[:, np.newaxis])
     if show:

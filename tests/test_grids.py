@@ -1,11 +1,23 @@
 import math
 
 import kornia.geometry as kornia
+import numpy as np
 import pytest
 import torch
 from scipy.interpolate import RBFInterpolator
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import affine
 
-from pipeline.grids import CONTROL_POINTS, TRANSFORMS, affine_grid, compose, sampling_grid
+from pipeline.grids import (
+    CONTROL_POINTS,
+    CORNERS,
+    TRANSFORMS,
+    affine_grid,
+    affine_theta,
+    compose,
+    homography_grid,
+    sampling_grid,
+)
 
 AFFINE_FAMILY = [name for name, kind in TRANSFORMS.items() if kind.matrix is not None]
 
@@ -162,6 +174,52 @@ def test_a_thin_plate_spline_of_an_affine_motion_is_that_motion():
     moved = CONTROL_POINTS @ affine.view(2, 2, 3)[..., :2].mT + affine.view(2, 2, 3)[:, None, :, 2]
     theta = (moved - CONTROL_POINTS).mT.flatten(1)
     torch.testing.assert_close(sampling_grid("tps", theta, 5, 7), affine_grid(affine, 5, 7))
+
+
+@pytest.mark.parametrize(
+    ("angle", "shear", "scale", "shift"),
+    [
+        (30, 0, 1, (0, 0)),
+        (0, 20, 1, (0, 0)),
+        (0, 0, 1.4, (0, 0)),
+        (0, 0, 1, (3, -2)),
+        (-40, 15, 0.8, (2, 5)),
+    ],
+)
+def test_an_affine_theta_is_torchvisions(mnist, angle, shear, scale, shift):
+    images = mnist[1].images[:8].float()
+    theta = affine_theta(
+        angle=torch.full((8,), math.radians(angle)),
+        shear=torch.full((8,), math.radians(shear)),
+        scale=torch.full((8,), float(scale)),
+        shift=torch.tensor(shift).expand(8, 2) * 2 / 28,
+    )
+    got = torch.nn.functional.grid_sample(
+        images, affine_grid(theta, 28, 28), padding_mode="zeros", align_corners=False
+    )
+    expected = affine(images, angle, list(shift), scale, [shear, 0.0], InterpolationMode.BILINEAR)
+    # torchvision rounds its matrix; half a grey level of 255
+    torch.testing.assert_close(got, expected, atol=0.5, rtol=0)
+
+
+def test_a_homography_is_numpys_and_shows_the_corners_where_it_was_told():
+    corners = np.array([[-0.9, -0.6], [0.7, -1.1], [1.2, 0.8], [-0.5, 0.6]])
+    original = np.array(CORNERS)
+    # the null vector of x' × H x = 0 at each corner (direct linear transformation)
+    equations = []
+    for (x, y), (u, v) in zip(corners, original, strict=True):
+        equations.append([x, y, 1, 0, 0, 0, -u * x, -u * y, -u])
+        equations.append([0, 0, 0, x, y, 1, -v * x, -v * y, -v])
+    matrix = np.linalg.svd(np.array(equations))[2][-1].reshape(3, 3)
+    at_corners = matrix @ np.vstack([corners.T, np.ones(4)])
+    np.testing.assert_allclose(at_corners[:2] / at_corners[2], original.T, atol=1e-9)
+    x, y = centers(20, 28).numpy().transpose(2, 0, 1)
+    u, v, w = np.einsum("ij,jrc->irc", matrix, np.stack([x, y, np.ones_like(x)]))
+    expected = np.clip(np.stack([u / w, v / w], axis=2), -2, 2)
+    batch = torch.tensor(np.stack([original, corners]), dtype=torch.float32)
+    identity, got = homography_grid(batch, 20, 28)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(identity, np.stack([x, y], axis=2), atol=1e-6)
 
 
 def test_composing_is_multiplying_homogeneous_matrices():

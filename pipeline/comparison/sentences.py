@@ -7,6 +7,7 @@ from pipeline.comparison.formats import p_equals
 from pipeline.comparison.report import PairResult, Protocol, Report
 from pipeline.comparison.sequential import looks_taken
 from pipeline.comparison.tables import PAIR_COLUMNS, has_pose_column
+from pipeline.data.datasets import PLAIN
 
 MACHINE_VALUES = 4  # if there are more versions, CPUs or commits, only their number is reported
 
@@ -33,7 +34,7 @@ def group_note(protocols: list[Protocol]) -> str:
 
 def _has_poses(protocol: Protocol) -> bool:
     """Whether the test set may show an image more than once."""
-    return protocol.params.get("dataset") != "mnist"
+    return protocol.params.get("dataset") != PLAIN
 
 
 def pair_note(report: Report, protocol: Protocol) -> str:

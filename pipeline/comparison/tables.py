@@ -16,6 +16,7 @@ from pipeline.comparison.groups import Group, RunResult
 from pipeline.comparison.report import PairResult, Protocol, Report
 from pipeline.comparison.sequential import Design
 from pipeline.comparison.statistics import Summary
+from pipeline.data.datasets import DATASETS
 
 RUN_COLUMNS = 10  # if a group has more runs, the table shows their number, and no column for each
 PAIR_COLUMNS = 3  # if there are more pairs, each gets a row in place of a column
@@ -84,13 +85,12 @@ def run_rows(protocol: Protocol, group: Group) -> list[tuple[RunResult, list[str
     ]
 
 
-# unit and number of digits of the pose deviation, for each data set that has one
-_POSE_UNITS = {
-    "rotated": ("°", 1),
-    "rts": ("°", 1),
-    "translated": ("px", 2),
-    "scaled": ("log2 area", 3),
-}
+def _pose_unit(dataset: str) -> tuple[str, int]:
+    """The unit of a data set's pose deviation and its decimals in tables."""
+    entry = DATASETS.get(dataset)
+    if entry is None or entry.pose is None:  # a run of another version, with another table
+        return "unknown unit", 2
+    return entry.pose.unit, entry.pose.decimals
 
 
 def _pose_column(protocol: Protocol) -> list[str]:
@@ -98,7 +98,7 @@ def _pose_column(protocol: Protocol) -> list[str]:
     if all(group.pose is None for group in protocol.groups):
         return []
     if "dataset" in protocol.params:
-        unit, _ = _POSE_UNITS[protocol.params["dataset"]]
+        unit, _ = _pose_unit(protocol.params["dataset"])
         return [f"pose deviation [{unit}]"]
     return ["pose deviation"]  # the unit differs from group to group and stands in the cell
 
@@ -106,21 +106,21 @@ def _pose_column(protocol: Protocol) -> list[str]:
 def _pose_of_group(protocol: Protocol, group: Group) -> str:
     if group.pose is None:
         return "–"
-    unit, digits = _pose_unit(protocol, group)
-    return f"{mean_and_deviation(group.pose, digits)}{unit}"
+    unit, decimals = _unit_in_cell(protocol, group)
+    return f"{mean_and_deviation(group.pose, decimals)}{unit}"
 
 
 def _pose_of_run(protocol: Protocol, group: Group, run: RunResult) -> str:
     if run.pose_deviation is None:
         return "–"
-    unit, digits = _pose_unit(protocol, group)
-    return f"{run.pose_deviation:.{digits}f}{unit}"
+    unit, decimals = _unit_in_cell(protocol, group)
+    return f"{run.pose_deviation:.{decimals}f}{unit}"
 
 
-def _pose_unit(protocol: Protocol, group: Group) -> tuple[str, int]:
-    """What to write after a group's numbers, empty if the title has the unit; and their digits."""
-    unit, digits = _POSE_UNITS[(protocol.params | group.params)["dataset"]]
-    return f" {unit}" if "dataset" in group.params else "", digits
+def _unit_in_cell(protocol: Protocol, group: Group) -> tuple[str, int]:
+    """The unit after a group's numbers, empty if the title has it; the numbers' decimals."""
+    unit, decimals = _pose_unit((protocol.params | group.params)["dataset"])
+    return f" {unit}" if "dataset" in group.params else "", decimals
 
 
 def has_pose_column(protocol: Protocol) -> bool:

@@ -1,9 +1,14 @@
-"""MNIST as tensors, and what may happen to its digits.
+"""MNIST as tensors, and the data sets made of it.
 
+- `datasets`: the table of data sets; imports no torch.
 - `mnist`: the verified files, as uint8 tensors.
-- `batches`: shuffled batches.
-- `warps`: digits in random poses, and augmentation.
-- `distorted`: the data sets made of these, and their normalization.
+- `distortions`: rotated, translated, … digits: a function for each data set.
+- `canvas`: digits and clutter on a larger canvas, for two of these.
+- `fixed_sets`: test and validation images, distorted once.
+- `augmentation`: small random motions of training images.
+- `batches`: shuffled batches, and their normalization.
+- `final_poses`: the pose of a digit after a transformer.
 
-Any of them may be used by `training/` and `evaluate.py`.
+`training/`, `evaluate.py` and `predict.py` may use any of them. `params.py` and `comparison/` use
+`datasets` only.
 """

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.data.batches import shuffled_batches
-from pipeline.data.distorted import normalize
+from pipeline.data.augmentation import augment
+from pipeline.data.batches import normalize, shuffled_batches
+from pipeline.data.distortions import distort
 from pipeline.data.mnist import Digits
-from pipeline.data.warps import augment, distort
 from pipeline.errors import PipelineError
 from pipeline.models.stn import SpatialTransformerNetwork, localization_parameters
 from pipeline.params import RunParams

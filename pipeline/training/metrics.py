@@ -1,20 +1,25 @@
-"""How well class probabilities fit the labels, by scikit-learn's definitions; how well a spatial
-transformer undoes a pose (arXiv:2004.11678)."""
+"""Metrics of a model: scores of its predictions, and how well its transformer undoes a pose.
+
+Scores follow scikit-learn's definitions, the pose deviation that of arXiv:2004.11678.
+"""
 
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
 
+from pipeline.data.datasets import DATASETS, Pose, look_up
 from pipeline.figures.confusion import confusion_matrix_figure
+from pipeline.params import CLASSES
 from pipeline.tracking.vocabulary import Artifact
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What is reported of a model on a set of images.
+    """The scores of a model on a set of images.
 
     accuracy: fraction in [0, 1].
     f1: macro F1, the unweighted mean of the ten digits' F1, in [0, 1].
@@ -39,7 +44,7 @@ def score(labels: np.ndarray, probabilities: np.ndarray) -> Scores:
         labels: int `(N,)` in [0, 9].
         probabilities: `(N, 10)`, each row sums to 1; the highest is the prediction.
     """
-    digits = np.arange(10)
+    digits = np.arange(CLASSES)
     predicted = probabilities.argmax(axis=1)
     # not sklearn's log_loss: it renormalizes and clips, and would differ from the training loss
     of_truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
@@ -58,7 +63,7 @@ def score(labels: np.ndarray, probabilities: np.ndarray) -> Scores:
 
 def score_files(scores: Scores) -> dict[str, Figure | str | dict]:
     """The files that show a model's scores on a test set, by name."""
-    digits = ",".join(map(str, range(10)))
+    digits = ",".join(map(str, range(CLASSES)))
     rows = [",".join(map(str, [digit, *row])) for digit, row in enumerate(scores.confusion)]
     return {
         Artifact.CONFUSION_MATRIX: confusion_matrix_figure(
@@ -70,11 +75,7 @@ def score_files(scores: Scores) -> dict[str, Figure | str | dict]:
 
 
 def pose_deviation(
-    dataset: str,
-    poses: np.ndarray,
-    theta: np.ndarray,
-    labels: np.ndarray,
-    width: int,
+    dataset: str, *, poses: np.ndarray, theta: np.ndarray, labels: np.ndarray
 ) -> float:
     """How much the pose of a digit still varies after the transformer (arXiv:2004.11678).
 
@@ -82,67 +83,66 @@ def pose_deviation(
     0 where the transformer takes every image of a digit to the same pose, whichever that is.
 
     Args:
-        dataset, poses, theta, width: see `final_pose`.
+        dataset, poses, theta: see `final_pose`.
         labels: int `(N,)`, the digits.
 
     Returns:
-        Degrees for `rotated` and `rts`; log2 of the area for `scaled`; pixels for `translated`,
-        where the variances of x and y are added. (The authors' code averages over the digits
-        before it takes the root, which gives a little more where they vary differently.)
+        The deviation in the unit of the data set's pose. Of a pose in x and y, the variances are
+        added. (The authors' code averages over the digits before it takes the root, which gives a
+        little more where they vary differently.)
     """
-    poses = final_pose(dataset, poses, theta, width)
+    final = final_pose(dataset, poses=poses, theta=theta)
+    period = _pose_of(dataset).period
     deviations = []
     for digit in np.unique(labels):
-        of_digit = poses[labels == digit]
-        if dataset in _ROTATIONS:
-            of_digit = _unwrapped(of_digit)
+        of_digit = final[labels == digit]
+        if period is not None:
+            of_digit = _about_the_mean(of_digit, period)
         deviations.append(np.sqrt(of_digit.var(axis=0).sum()))
     return float(np.mean(deviations))
 
 
-_ROTATIONS = ("rotated", "rts")
-
-
-def final_pose(dataset: str, poses: np.ndarray, theta: np.ndarray, width: int) -> np.ndarray:
-    """The pose of each digit after the transformer: the one it had and what theta adds.
-
-    theta maps output to input coordinates, so what it does to the image is its inverse. Only its
-    part of the kind that the data set varies is counted.
+def final_pose(dataset: str, *, poses: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """The pose of each digit after the transformer: the pose that it had, changed by theta.
 
     Args:
-        dataset: `rotated`, `rts`, `translated` or `scaled`.
-        poses: `(N,)` or `(N, 2)`, as `data.warps.Distorted` has them.
-        theta: `(N, 6)`, the affine matrices (a11, a12, a13, a21, a22, a23), in normalized
-            coordinates with `align_corners=False`.
-            They are those of the image, also where feature maps are transformed: what
-            `SpatialTransformerNetwork.matrix` returns.
-        width: of the image in pixels; one unit of theta's shift is half of it.
+        dataset: a name in `DATASETS` whose entry has a pose.
+        poses: `(N,)` or `(N, 2)`, as `data.distortions.Distorted` has them.
+        theta: `(N, 6)`, the affine matrices (a11, a12, a13, a21, a22, a23) that map output to
+            input coordinates, normalized with `align_corners=False`. They are those of the image,
+            also where feature maps are transformed: what `SpatialTransformerNetwork.matrix`
+            returns.
 
     Returns:
-        As `poses`. Rotations are counter-clockwise in degrees, within ±180.
+        As `poses`. Angles are within half a period of 0, `[-180, 180)` degrees.
 
     Raises:
-        ValueError: for another data set, where no pose is known.
+        ValueError: for a data set without a pose.
     """
-    a11, a12, a13, a21, a22, a23 = theta.astype(np.float64).reshape(-1, 6).T
-    if dataset in _ROTATIONS:
-        return _wrapped(poses + np.degrees(np.arctan2(a21 - a12, a11 + a22)))
-    if dataset == "translated":
-        return poses - np.stack([a13, a23], axis=1) * (width / 2)
-    if dataset == "scaled":
-        # the area's change is also that of a mirror image; and a line has an area that has a log
-        area = np.maximum(np.abs(a11 * a22 - a12 * a21), np.finfo(np.float32).tiny)
-        return poses - np.log2(area)
-    raise ValueError(f"dataset: got {dataset!r}; allowed: rotated, rts, translated, scaled")
+    pose = _pose_of(dataset)
+    matrices = theta.astype(np.float64).reshape(-1, 2, 3)
+    final = resolve_name(pose.after)(poses, matrices, look_up(dataset).size)
+    return final if pose.period is None else _wrapped(final, pose.period)
 
 
-def _wrapped(degrees: np.ndarray) -> np.ndarray:
-    """The same angles within [-180, 180)."""
-    return (degrees + 180) % 360 - 180
+def _pose_of(dataset: str) -> Pose:
+    pose = look_up(dataset).pose
+    if pose is None:
+        allowed = ", ".join(name for name, entry in DATASETS.items() if entry.pose)
+        raise ValueError(f"dataset: got {dataset!r}, which has no pose; allowed: {allowed}")
+    return pose
 
 
-def _unwrapped(degrees: np.ndarray) -> np.ndarray:
-    """Differences from the circular mean: without a jump at ±180, unless the angles lie there."""
-    radians = np.radians(degrees)
-    mean = np.degrees(np.arctan2(np.sin(radians).mean(), np.cos(radians).mean()))
-    return _wrapped(degrees - mean)
+def _wrapped(angles: np.ndarray, period: float) -> np.ndarray:
+    """The same angles within half a period of 0."""
+    return (angles + period / 2) % period - period / 2
+
+
+def _about_the_mean(angles: np.ndarray, period: float) -> np.ndarray:
+    """Differences from the circular mean, within half a period: they do not jump where angles do.
+
+    Angles that lie half a period from their mean still jump.
+    """
+    radians = angles * (2 * np.pi / period)
+    mean = np.arctan2(np.sin(radians).mean(), np.cos(radians).mean()) * (period / (2 * np.pi))
+    return _wrapped(angles - mean, period)

@@ -1,4 +1,4 @@
-"""What a transformer makes of one digit in eight poses, for the gallery and the animation."""
+"""What a transformer does to one digit in eight poses, for the gallery and the animation."""
 
 import io
 
@@ -7,31 +7,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.data.distorted import fixed_set, normalize
+from pipeline.data.batches import normalize
+from pipeline.data.datasets import look_up
+from pipeline.data.fixed_sets import fixed_set
 from pipeline.data.mnist import Digits
 from pipeline.figures.gallery import CAPTIONS
 from pipeline.models.stn import SpatialTransformerNetwork
 from pipeline.params import RunParams
 
 POSES = 8
-LABEL = 4  # looks like no other digit, and unlike itself, in any pose
+LABEL = 4  # a 4 is not mistaken for another digit or another pose, however it is turned
 
 
 def eight_poses(dataset: str, test_digits: Digits, clutter: Tensor) -> Tensor:
-    """One test digit in eight poses of the data set, in order where a pose is one number.
+    """One test digit in eight poses of the data set.
 
-    Upright digits have no pose: of `mnist`, it is eight digits of the kind.
+    Where a pose is one number, the images are in its order. Of a data set without distortion, they
+    are eight different digits with the same label.
 
     Args:
-        dataset: a key of `warps.IMAGE_SIZES`.
+        dataset: a name in `DATASETS`.
         test_digits: as stored.
         clutter: the training images, as stored.
 
     Returns:
-        uint8 `(8, 1, S, S)`, always the same.
+        uint8 `(8, 1, S, S)`, S being the data set's size; the same in each run.
     """
     images = test_digits.images[test_digits.labels == LABEL]
-    if dataset == "mnist":
+    if look_up(dataset).distort is None:
         return images[:POSES]
     labels = torch.full((POSES,), LABEL)
     digits, pose = fixed_set(dataset, Digits(images[:1].expand(POSES, -1, -1, -1), labels), clutter)
@@ -44,7 +47,8 @@ def transformed(
 ) -> tuple[Tensor, Tensor]:
     """Sample images by the transformation that the transformer predicts for each.
 
-    A transformer of feature maps does not do so: there, it is a way to see its transformation.
+    A transformer of feature maps applies this transformation to the feature maps only; here it is
+    applied to the image, to show it.
 
     Args:
         model: with a transformer, in evaluation mode, on any device.
@@ -52,9 +56,10 @@ def transformed(
         images: uint8 `(N, 1, S, S)`, on the CPU.
 
     Returns:
-        The images it shows, uint8 `(N, 1, S', S')`, S' being the sampler_size or S, and the outline
-        of what it looks at: float32 `(N, 4 S' + 1, 2)`, the points x, y of the outermost pixels,
-        normalized, `align_corners=False`, clockwise from the upper left one and back to it.
+        The transformed images, uint8 `(N, 1, S', S')`, S' being the sampler_size or S; and the
+        outline of the region that they show: float32 `(N, 4 S' + 1, 2)`, the centres (x, y) of the
+        outermost pixels in the input, normalized to [-1, 1] with `align_corners=False`, clockwise
+        from the upper left pixel and back to it.
     """
     device = next(model.parameters()).device
     size = params.sampler_size or images.shape[-1]
@@ -65,10 +70,11 @@ def transformed(
 
 
 def poses_file(model: SpatialTransformerNetwork, params: RunParams, poses: Tensor) -> bytes:
-    """What the transformer makes of the poses, as an .npz file without pickle.
+    """The poses before and after the transformer, as an .npz file that needs no pickle.
 
-    In it, see `transformed`: `before` and `after`, uint8 `(8, S, S)` and `(8, S', S')`; `outline`,
-    float32 `(8, K, 2)`; and `warps_image`, false where the transformer warps feature maps.
+    Its arrays are, as `transformed` returns them: `before` and `after`, uint8 `(8, S, S)` and
+    `(8, S', S')`; `outline`, float32 `(8, 4 S' + 1, 2)`; and `warps_image`, a bool that is False if
+    the transformer warps feature maps.
     """
     after, outline = transformed(model, params, poses)
     file = io.BytesIO()
@@ -83,7 +89,7 @@ def poses_file(model: SpatialTransformerNetwork, params: RunParams, poses: Tenso
 
 
 def caption(model: SpatialTransformerNetwork) -> str:
-    """What `transformed` shows, in words."""
+    """A caption for the images that `transformed` returns."""
     return CAPTIONS[_warps_image(model)]
 
 

@@ -11,16 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.data import mnist
-from pipeline.data.distorted import (
-    NORMALIZATION,
-    VALIDATION_SEED,
-    Posed,
-    fixed_set,
-    normalize,
-    posed_test_set,
-)
+from pipeline.data.batches import normalize
+from pipeline.data.datasets import DATASETS, PLAIN
+from pipeline.data.fixed_sets import VALIDATION_SEED, Posed, fixed_set, posed_test_set
 from pipeline.data.mnist import Digits
-from pipeline.data.warps import IMAGE_SIZES
 from pipeline.errors import PipelineError
 from pipeline.figures.animation import animation, is_frame
 from pipeline.figures.of_run import before_after_figure, learning_curves_figure
@@ -106,7 +100,7 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
                 params.dataset, validation_digits, clutter, seed=VALIDATION_SEED
             ).digits
             _log_digits(run, params.dataset, "validation", validation_digits)
-        _log_digits(run, "mnist", "training", train_digits)  # each batch is distorted anew
+        _log_digits(run, PLAIN, "training", train_digits)  # each batch is distorted anew
 
         torch.manual_seed(params.seed)
         model = _network(params)
@@ -162,8 +156,8 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
         test = posed_test_set(params.dataset, test_digits, clutter)
         del train_digits, clutter  # the export of the model needs the memory
         _log_digits(run, params.dataset, "testing", test.digits)
-        normalization = NORMALIZATION[params.dataset]
-        portable = PortableModel(model, *normalization).eval().requires_grad_(False)
+        data = DATASETS[params.dataset]
+        portable = PortableModel(model, data.mean, data.std).eval().requires_grad_(False)
         scores = _score(portable, test.digits)
         run.log_artifacts(_artifacts(params, model.eval(), test.digits, scores, history, best))
         if model.transformer is not None:
@@ -205,7 +199,7 @@ def _log_digits(run: TrackedRun, dataset: str, context: str, digits: Digits) -> 
 
 def _name(params: RunParams) -> str:
     """`coordconv2d seed=3`, or `conv2d stn-c1 rotated seed=3`: with what is not usual."""
-    usual = ("stn-c0", "mnist")
+    usual = ("stn-c0", PLAIN)
     kind = [word for word in (params.architecture, params.dataset) if word not in usual]
     return " ".join([params.conv_layer, *kind, f"seed={params.seed}"])
 
@@ -221,7 +215,7 @@ def _network(params: RunParams) -> SpatialTransformerNetwork:
         params.conv_layer,
         params.padding_mode,
         params.radius_center,
-        IMAGE_SIZES[params.dataset],
+        DATASETS[params.dataset].size,
         params.batch_norm,
         params.architecture,
         params.transform,
@@ -299,10 +293,9 @@ def _pose_metric(
     ]
     deviation = pose_deviation(
         params.dataset,
-        test.pose.numpy(),
-        torch.cat(matrices).numpy(),
-        test.digits.labels.numpy(),
-        width=IMAGE_SIZES[params.dataset],
+        poses=test.pose.numpy(),
+        theta=torch.cat(matrices).numpy(),
+        labels=test.digits.labels.numpy(),
     )
     return {Metric.POSE_DEVIATION: deviation}
 

@@ -1,10 +1,13 @@
 import pytest
 import torch
 
-from pipeline.data.distorted import NORMALIZATION, normalize
+from pipeline.data.batches import normalize
+from pipeline.data.datasets import DATASETS
 from pipeline.grids import TRANSFORMS
 from pipeline.models.portable import PortableModel
 from pipeline.models.stn import ARCHITECTURES, build_model
+
+MNIST = DATASETS["mnist"]
 
 
 @pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
@@ -12,7 +15,7 @@ from pipeline.models.stn import ARCHITECTURES, build_model
 def test_raw_pixels_to_probabilities_in_any_batch_size_after_export(mnist, conv_layer, used_before):
     images = mnist[1].images[:20]
     network = build_model(conv_layer, "border", 0.5).eval()
-    portable = PortableModel(network, *NORMALIZATION["mnist"]).eval().requires_grad_(False)
+    portable = PortableModel(network, MNIST.mean, MNIST.std).eval().requires_grad_(False)
     if used_before:
         portable(images)
     dynamic = ({0: torch.export.Dim.AUTO},)
@@ -44,7 +47,7 @@ def test_every_network_is_the_same_after_export_and_reload(
     )
     if network.transformer is not None:
         torch.nn.init.normal_(network.transformer.localization[-1].weight, std=0.1)
-    portable = PortableModel(network, *NORMALIZATION["mnist"]).eval().requires_grad_(False)
+    portable = PortableModel(network, MNIST.mean, MNIST.std).eval().requires_grad_(False)
     dynamic = ({0: torch.export.Dim.AUTO},)
     exported = torch.export.export(portable, (images[:4],), dynamic_shapes=dynamic)
     torch.export.save(exported, tmp_path / "model.pt2")

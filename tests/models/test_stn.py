@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.data.distorted import normalize
+from pipeline.data.batches import normalize
 from pipeline.errors import PipelineError
 from pipeline.grids import TRANSFORMS
 from pipeline.models.coordconv import CoordConv2d

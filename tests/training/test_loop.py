@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from pipeline.data.distorted import normalize
+from pipeline.data.batches import normalize
 from pipeline.data.mnist import Digits
 from pipeline.errors import PipelineError
 from pipeline.models.stn import build_model

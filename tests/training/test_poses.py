@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from pipeline.data.datasets import DATASETS
 from pipeline.models.stn import build_model
 from pipeline.params import RunParams
 from pipeline.training.poses import eight_poses, poses_file, transformed
@@ -21,10 +22,11 @@ def turned(model, theta):
     return model
 
 
-@pytest.mark.parametrize(("dataset", "size"), [("rotated", 28), ("translated", 60), ("rts", 42)])
-def test_eight_poses_are_of_one_digit_and_always_the_same(mnist, dataset, size):
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_eight_poses_differ_and_are_always_the_same(mnist, dataset):
     train, test = mnist
     poses = eight_poses(dataset, test, train.images)
+    size = DATASETS[dataset].size
     assert poses.shape == (8, 1, size, size)
     assert poses.dtype == torch.uint8
     assert torch.equal(poses, eight_poses(dataset, test, train.images))

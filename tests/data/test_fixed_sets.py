@@ -1,24 +1,23 @@
 import pytest
 import torch
 
-from pipeline.data.distorted import (
-    NORMALIZATION,
-    TEST_COPIES,
-    fixed_set,
-    normalize,
-)
+from pipeline.data.batches import normalize
+from pipeline.data.datasets import DATASETS
+from pipeline.data.distortions import distort
+from pipeline.data.fixed_sets import fixed_set, posed_test_set
 from pipeline.data.mnist import Digits
-from pipeline.data.warps import IMAGE_SIZES, distort
 
 
 def some(digits: Digits, count: int) -> Digits:
     return Digits(digits.images[:count], digits.labels[:count])
 
 
-@pytest.mark.parametrize("dataset", IMAGE_SIZES)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_normalized_training_images_have_mean_0_and_deviation_1(mnist, dataset):
     images = mnist[0].images  # not every n-th: MNIST alternates between two kinds of writers
-    distorted = distort(dataset, images[:6000], images, torch.Generator().manual_seed(3)).images
+    distorted = distort(
+        dataset, images[:6000], images, generator=torch.Generator().manual_seed(3)
+    ).images
     normalized = normalize(dataset, distorted)
     assert abs(normalized.mean()) < 0.02
     assert abs(normalized.std() - 1) < 0.02
@@ -26,10 +25,12 @@ def test_normalized_training_images_have_mean_0_and_deviation_1(mnist, dataset):
 
 def test_the_normalization_is_what_was_measured(mnist):
     images, generator = mnist[0].images, torch.Generator().manual_seed(0)
-    parts = [distort("rotated", part, images, generator).images for part in images.split(100)]
+    parts = [
+        distort("rotated", part, images, generator=generator).images for part in images.split(100)
+    ]
     pixels = torch.cat(parts).double()
     measured = pixels.mean().item(), pixels.std(correction=0).item()
-    assert measured == pytest.approx(NORMALIZATION["rotated"], abs=1e-4)
+    assert measured == pytest.approx((DATASETS["rotated"].mean, DATASETS["rotated"].std), abs=1e-4)
 
 
 def test_normalizing_does_not_change_the_pixels_it_is_given():
@@ -38,27 +39,35 @@ def test_normalizing_does_not_change_the_pixels_it_is_given():
     assert pixels.min() == 1
 
 
-@pytest.mark.parametrize("dataset", ["rotated", "translated", "scaled"])
-def test_a_test_set_has_ten_poses_of_each_image_and_keeps_the_labels(mnist, dataset):
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_test_set_has_its_copies_of_each_image_and_keeps_the_labels(mnist, dataset):
+    train, test = mnist
+    digits, entry = some(test, 150), DATASETS[dataset]
+    data, pose = posed_test_set(dataset, digits, train.images)
+    copies, size = entry.test_copies, entry.size
+    assert data.images.shape == (copies * 150, 1, size, size)
+    assert data.images.dtype == torch.uint8
+    assert torch.equal(data.labels.view(copies, 150), digits.labels.expand(copies, 150))
+    assert len(data.images.view(copies, -1).unique(dim=0)) == copies
+    assert (pose is None) == (entry.pose is None)
+    if pose is not None:
+        assert len(pose.view(copies, -1).unique(dim=0)) == copies
+
+
+def test_the_copies_are_of_the_images_in_their_order(mnist):
     train, test = mnist
     digits = some(test, 150)
-    data, pose = fixed_set(dataset, digits, train.images, TEST_COPIES[dataset])
-    size = IMAGE_SIZES[dataset]
-    assert len(data.labels) == 1500
-    assert data.images.shape == (1500, 1, size, size)
-    assert data.images.dtype == torch.uint8
-    assert torch.equal(data.labels.view(10, 150), digits.labels.expand(10, 150))
-    poses = pose.view(10, 150, -1)
-    assert poses.flatten(1).unique(dim=0).shape[0] == 10
-    if dataset == "rotated":
-        # ink of the copies is that of their digit, give or take what a corner cuts off
-        ink = data.images.float().sum((1, 2, 3)).view(10, 150)
-        assert (ink / digits.images.float().sum((1, 2, 3)) - 1).abs().max() < 0.1
+    data, _ = fixed_set("rotated", digits, train.images, copies=10)
+    # ink of the copies is that of their digit, give or take what a corner cuts off
+    ink = data.images.float().sum((1, 2, 3)).view(10, 150)
+    assert (ink / digits.images.float().sum((1, 2, 3)) - 1).abs().max() < 0.1
 
 
 def test_the_pose_that_is_kept_is_that_of_the_image(mnist):
     train, test = mnist
-    data, pose = fixed_set("translated", some(test, 250), torch.zeros_like(train.images[:1]), 2)
+    data, pose = fixed_set(
+        "translated", some(test, 250), torch.zeros_like(train.images[:1]), copies=2
+    )
     for i in (0, 249, 250, 499):
         x, y = (pose[i] + 16).int()
         placed = data.images[i, 0, y : y + 28, x : x + 28]
@@ -77,14 +86,6 @@ def test_the_same_seed_gives_the_same_set_whatever_else_was_drawn(mnist):
     assert torch.equal(torch.get_rng_state(), state)
     other, _ = fixed_set("rts", some(test, 120), train.images, seed=1)
     assert not torch.equal(first.images, other.images)
-
-
-@pytest.mark.parametrize("dataset", ["mnist", "projective", "elastic"])
-def test_a_set_without_a_pose(mnist, dataset):
-    train, test = mnist
-    data, pose = fixed_set(dataset, some(test, 110), train.images)
-    assert pose is None
-    assert torch.equal(data.images, test.images[:110]) == (dataset == "mnist")
 
 
 @pytest.mark.parametrize("dataset", ["translated", "scaled"])
