@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 AFFINE_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of an image, clockwise: (x, y)
 HORIZON = 1e-3  # smallest denominator of a projective map; that of the image's centre is 1
 
 
@@ -61,7 +60,7 @@ def affine_grid(theta: Tensor, height: int, width: int) -> Tensor:
         tensor([[[[-0.5000,  0.0000],
                   [ 0.5000,  0.0000]]]])
     """
-    # One product, where torch's affine_grid multiplies small matrices image by image.
+    # One matrix product for the batch; torch's affine_grid multiplies a small matrix per image.
     points = theta.reshape(-1, 6) @ _constant(_affine_basis, theta, height, width)
     return points.view(-1, height, width, 2)
 
@@ -75,9 +74,9 @@ def projective_grid(theta: Tensor, height: int, width: int) -> Tensor:
         height, width: of the output, in pixels.
 
     Returns:
-        `(N, height, width, 2)`. Beyond the horizon, where the denominator is 0 or less, there is
-        nothing to see: it counts as `HORIZON` there, which puts those pixels far outside the image
-        and keeps grid and gradient finite.
+        `(N, height, width, 2)`, the input coordinates (x, y) that each output pixel shows. A
+        denominator below `HORIZON` is replaced by `HORIZON`: beyond the horizon nothing is visible,
+        and this puts those pixels far outside the image and keeps grid and gradient finite.
     """
     matrix = torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1).view(-1, 3)
     points = matrix @ _constant(_pixel_centers, theta, height, width)
@@ -102,6 +101,9 @@ def affine_theta(*, angle: Tensor, shear: Tensor, scale: Tensor, shift: Tensor) 
     cos, sin, tan = angle.cos() / scale, angle.sin() / scale, shear.tan()
     inverse = torch.stack([cos - tan * sin, sin + tan * cos, -sin, cos], dim=1).view(-1, 2, 2)
     return torch.cat([inverse, -inverse @ shift.unsqueeze(2)], dim=2).flatten(1)
+
+
+CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))  # of an image, (x, y), clockwise
 
 
 def homography_grid(corners: Tensor, height: int, width: int) -> Tensor:
@@ -141,13 +143,14 @@ def tps_grid(theta: Tensor, height: int, width: int) -> Tensor:
     """The grid of a thin plate spline (Bookstein 1989, doi:10.1109/34.24792; arXiv:1506.02025).
 
     Args:
-        theta: `(N, 32)`, how far from itself each of the 4×4 `CONTROL_POINTS` of the output looks
-            into the input: the displacements along x of all of them, then those along y.
+        theta: `(N, 32)`, the displacement of each of the 4×4 `CONTROL_POINTS`, in normalized
+            coordinates: a control point p of the output shows the input at p + displacement. All
+            displacements along x come first, then those along y.
         height, width: of the output, in pixels.
 
     Returns:
-        `(N, height, width, 2)`. In between, the displacement is the surface through those of the
-        control points that bends least.
+        `(N, height, width, 2)`, the input coordinates (x, y) that each output pixel shows. Between
+        the control points, the displacement is the interpolating surface that bends least.
     """
     centers = _constant(_pixel_centers, theta, height, width)
     shares = _constant(_tps_shares, theta, height, width)
@@ -169,10 +172,10 @@ def translation_matrix(theta: Tensor) -> Tensor:
 
 
 def rotation_matrix(theta: Tensor) -> Tensor:
-    """theta `(N, 1)` to matrices `(N, 2, 3)`.
+    """theta `(N, 1)`, an angle in radians, to matrices `(N, 2, 3)`.
 
-    Its unit is the radian. A positive angle turns the sampled points clockwise as one sees them,
-    so the picture turns counterclockwise. On images that are not square, it also shears.
+    A positive angle rotates the sampled points clockwise as seen on the screen, so the image that
+    they show is rotated counter-clockwise. Images that are not square are also sheared.
     """
     cos, sin, zero = theta.cos(), theta.sin(), torch.zeros_like(theta)
     return torch.cat([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
@@ -181,8 +184,8 @@ def rotation_matrix(theta: Tensor) -> Tensor:
 def similarity_matrix(theta: Tensor) -> Tensor:
     """theta `(N, 4)`, scale · cos(angle), scale · sin(angle), and the shift, to `(N, 2, 3)`.
 
-    It is linear in theta, as the affine one is, and has no angle that could run away; otherwise as
-    `rotation_matrix`.
+    The matrix is linear in theta, as in `affine_matrix`, so there is no angle that could grow
+    without limit. Directions are those of `rotation_matrix`.
     """
     cos, sin, x, y = theta.split(1, dim=1)
     return torch.cat([cos, -sin, x, sin, cos, y], dim=1).view(-1, 2, 3)
@@ -200,14 +203,14 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
 
 
 def _constant(of: Callable[..., Tensor], like: Tensor, height: int, width: int) -> Tensor:
-    """What `of` returns for that size, and for the device and dtype of `like`; computed once."""
-    # while a model is exported, tensors are stand-ins that are of no use outside
+    """The result of `of` for this size and the device and dtype of `like`, computed only once."""
+    # While a model is exported, tensors are stand-ins without values, which must not be kept.
     call = _call if torch.compiler.is_exporting() else _call_once
     return call(of, height, width, like.device, like.dtype)
 
 
 def _call(of: Callable[..., Tensor], *arguments: object) -> Tensor:
-    with torch.inference_mode(False):  # else no training could use the result afterwards
+    with torch.inference_mode(False):  # a training cannot use tensors made in inference mode
         return of(*arguments)
 
 
@@ -223,25 +226,26 @@ def _pixel_centers(height: int, width: int, device: torch.device, dtype: torch.d
 
 
 def _affine_basis(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """`(6, height · width · 2)`: what each entry of the matrix adds to x and y of each pixel."""
+    """`(6, height · width · 2)`: what each entry of theta contributes to x and y of each pixel."""
     centers = _pixel_centers(height, width, device, dtype)
     of_x = torch.stack([centers, torch.zeros_like(centers)], dim=2)
     return torch.cat([of_x, of_x.flip(2)]).flatten(1)
 
 
 def _tps_shares(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """`(16, height · width)`: how much of each control point's displacement each pixel gets.
+    """`(16, height · width)`: the weight of each control point's displacement at each pixel.
 
-    The surface is linear in the displacements; in float64 the logarithms cost no precision.
+    The spline is linear in the displacements. It is computed in float64, so that the logarithms
+    lose no precision.
     """
     centers = _pixel_centers(height, width, device, dtype)
     return (_TPS_SOLUTION.to(device) @ _tps_terms(centers[:2].t().double())).to(dtype)
 
 
 def _tps_terms(points: Tensor) -> Tensor:
-    """What a spline is a sum of, at points `(M, 2)` in float64: `(19, M)`.
+    """The terms whose weighted sum is a spline, at points `(M, 2)` in float64: `(19, M)`.
 
-    r² log r² of the distance to each control point, 1, x and y.
+    They are r² log r², r being the distance to each control point, then 1, x and y.
     """
     offsets = points - CONTROL_POINTS.to(points.device).unsqueeze(1)
     squares = offsets.square().sum(dim=2)
@@ -249,9 +253,9 @@ def _tps_terms(points: Tensor) -> Tensor:
 
 
 def _tps_solution() -> Tensor:
-    """`(16, 19)`: the weights of the terms in the spline that is 1 at one control point, 0 else.
+    """`(16, 19)`: the weights of the terms in 16 splines, each 1 at one control point, 0 at others.
 
-    Bookstein's system of equations, solved once: the spline takes the values given at the control
+    They solve Bookstein's system of equations: the spline takes the given values at the control
     points, and its bending part is orthogonal to the affine functions.
     """
     terms = _tps_terms(CONTROL_POINTS)

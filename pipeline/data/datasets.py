@@ -41,7 +41,7 @@ class DataSet:
     """One data set.
 
     Attributes:
-        description: what happens to a digit, for people.
+        description: what happens to a digit, for the documentation.
         distort: `module:function`, which shows a batch of digits in random poses; see
             `distortions.py`. None leaves the digits as they are.
         size: side of the images in pixels.
@@ -110,7 +110,7 @@ DATASETS = {
         std=0.3081,
     ),
     "rotated": DataSet(
-        description="turned by up to 90° either way",
+        description="rotated by up to 90° in either direction",
         distort="pipeline.data.distortions:rotated",
         mean=0.1306,
         std=0.2898,
@@ -118,7 +118,7 @@ DATASETS = {
         pose=ROTATION,
     ),
     "translated": DataSet(
-        description="put at a random place, among six 6×6 cuttings of other digits",
+        description="put at a random place, among six 6×6 patches of other digits",
         distort="pipeline.data.distortions:translated",
         size=60,
         mean=0.0394,
@@ -127,7 +127,8 @@ DATASETS = {
         pose=TRANSLATION,
     ),
     "scaled": DataSet(
-        description="enlarged by 0.5 to 4, in the middle, among six cuttings enlarged alike",
+        description="scaled by 0.5 to 4 in the middle of the image, among six patches scaled "
+        "by the same law",
         distort="pipeline.data.distortions:scaled",
         size=112,
         mean=0.0429,
@@ -136,7 +137,8 @@ DATASETS = {
         pose=SCALE,
     ),
     "rts": DataSet(
-        description="turned by up to 45°, scaled by 0.7 to 1.2, put at a random place",
+        description="rotated by up to 45° in either direction, scaled by 0.7 to 1.2, and put at a "
+        "random place",
         distort="pipeline.data.distortions:rotated_scaled_translated",
         size=42,
         mean=0.0536,
@@ -144,13 +146,14 @@ DATASETS = {
         pose=ROTATION,
     ),
     "projective": DataSet(
-        description="its four corners moved at random",
+        description="shrunk by up to a quarter, then its four corners moved at random",
         distort="pipeline.data.distortions:projective",
         mean=0.0884,
         std=0.2454,
     ),
     "elastic": DataSet(
-        description="16 control points of a thin plate spline moved at random",
+        description="shrunk by up to a quarter, then 16 control points of a thin plate spline "
+        "moved at random",
         distort="pipeline.data.distortions:elastic",
         mean=0.1001,
         std=0.2590,

@@ -1,7 +1,7 @@
-"""MNIST as two pairs of tensors, from files whose checksums were verified.
+"""MNIST as two pairs of tensors, from files whose checksums are verified.
 
-The repository ships the four gzipped files in `data/MNIST/raw/`. They are unpacked beside
-themselves on first use, into the layout that `torchvision.datasets.MNIST` reads.
+The repository contains the four gzipped files in `data/MNIST/raw/`. They are unpacked into the same
+folder on first use, which is the layout that `torchvision.datasets.MNIST` reads.
 """
 
 import gzip
@@ -32,17 +32,18 @@ DIGEST = hashlib.md5("".join(CHECKSUMS.values()).encode()).hexdigest()[:8]
 
 
 class Digits(NamedTuple):
-    """Images and what they show.
+    """Images of digits and their labels.
 
-    images: uint8 `(N, 1, S, S)` in [0, 255], white ink on black; as stored, S is 28.
-    labels: int64 `(N,)` in [0, 9].
+    Attributes:
+        images: uint8 `(N, 1, S, S)` in [0, 255], white ink on black; as stored, S is 28.
+        labels: int64 `(N,)` in [0, 9].
     """
 
     images: Tensor
     labels: Tensor
 
     def to(self, device: torch.device) -> "Digits":
-        """The same on that device."""
+        """The same images and labels on another device."""
         return Digits(self.images.to(device), self.labels.to(device))
 
 
@@ -50,12 +51,15 @@ def load_mnist(data_dir: str | Path) -> tuple[Digits, Digits]:
     """The 60,000 training and the 10,000 test images.
 
     Args:
-        data_dir: folder that holds `MNIST/raw/`. Files that are missing there or damaged are
-            unpacked from their `.gz`; where there is no MNIST at all, it is downloaded.
+        data_dir: folder that holds `MNIST/raw/`. Files that are missing or damaged there are
+            unpacked from their `.gz`. If neither files nor archives exist, MNIST is downloaded.
+
+    Returns:
+        Training and test images, as stored, on the CPU.
 
     Raises:
-        PipelineError: where the data are damaged beyond repair, cannot be had, or cannot be
-            unpacked for lack of room or of permission.
+        PipelineError: if the files are damaged and cannot be repaired, if the download fails, or if
+            there is no space or no permission to unpack them.
     """
     from torchvision.datasets import MNIST
 
@@ -73,7 +77,11 @@ def load_mnist(data_dir: str | Path) -> tuple[Digits, Digits]:
 
 
 def split_validation(train: Digits, size: int, seed: int) -> tuple[Digits, Digits]:
-    """Hold out `size` images, every digit by its share; `(remaining, held out)`."""
+    """Hold out `size` images, stratified by digit.
+
+    Returns:
+        The remaining and the held-out images; the same seed gives the same split.
+    """
     from sklearn.model_selection import train_test_split
 
     kept, held = train_test_split(
@@ -89,7 +97,12 @@ def split_validation(train: Digits, size: int, seed: int) -> tuple[Digits, Digit
 
 
 def verify_files(data_dir: Path) -> None:
-    """Make the four unpacked files under `data_dir` whole; see `load_mnist`."""
+    """Verify the four unpacked files under `data_dir`, and unpack those that need it.
+
+    Raises:
+        PipelineError: as `load_mnist`.
+        OSError: if a file cannot be read or written.
+    """
     raw = data_dir / "MNIST" / "raw"
     if not any((raw / name).exists() or _archive(raw / name).exists() for name in CHECKSUMS):
         _download(raw)
@@ -118,8 +131,8 @@ def _unpack(path: Path, checksum: str) -> None:
             f"{path} is missing or damaged, and there is no {archive.name} beside it to repair it "
             f"from; put the four MNIST files there, or remove {path.parent} to download them"
         )
-    # Under a name of its own and then renamed: a second process that unpacks at the same moment,
-    # and one that is killed half-way, never leave a partial file under the real name.
+    # Written under a temporary name and then renamed: neither a second process that unpacks at the
+    # same time nor one that is killed leaves a partial file under the real name.
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
         try:

@@ -17,6 +17,14 @@ def test_an_entry_names_functions_that_exist(dataset):
         assert callable(resolve_name(name))
 
 
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_documentation_has_the_row_of_an_entry(dataset):
+    entry = DATASETS[dataset]
+    row = f"| `{dataset}` | {entry.size}×{entry.size} | {entry.description} |"
+    pages = [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]
+    assert any(row in page.read_text() for page in pages), f"missing: {row}"
+
+
 def test_the_default_data_set_is_the_digits_as_they_are():
     assert DATASETS[PLAIN].distort is None
 

@@ -69,11 +69,11 @@ ROTATED = DATASETS["rotated"]
         (replace(ROTATED, size=30), "shape (4, 1, 28, 28), but by its entry"),
         (replace(ROTATED, pose=None), "must return a pose if its entry"),
         (replace(DATASETS["elastic"], pose=ROTATION), "must return a pose if its entry"),
-        (replace(ROTATED, distort="pipeline.data.distortions:turned"), ":turned was not found"),
-        (replace(ROTATED, distort="pipeline.data.turns:turned"), "No module named"),
+        (replace(ROTATED, distort="pipeline.data.distortions:absent"), ":absent was not found"),
+        (replace(ROTATED, distort="pipeline.data.absent:rotated"), "No module named"),
         (
-            replace(ROTATED, pose=replace(ROTATION, after="pipeline.data.final_poses:turn")),
-            ":turn was not found",
+            replace(ROTATED, pose=replace(ROTATION, after="pipeline.data.final_poses:absent")),
+            ":absent was not found",
         ),
     ],
 )

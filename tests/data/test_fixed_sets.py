@@ -13,14 +13,23 @@ def some(digits: Digits, count: int) -> Digits:
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_normalized_training_images_have_mean_0_and_deviation_1(mnist, dataset):
+def test_the_mean_and_deviation_of_an_entry_are_those_of_its_pixels(mnist, dataset):
     images = mnist[0].images  # not every n-th: MNIST alternates between two kinds of writers
     distorted = distort(
         dataset, images[:6000], images, generator=torch.Generator().manual_seed(3)
     ).images
-    normalized = normalize(dataset, distorted)
-    assert abs(normalized.mean()) < 0.02
-    assert abs(normalized.std() - 1) < 0.02
+    entry = DATASETS[dataset]
+    measured = distorted.mean().item(), distorted.std().item()
+    assert measured == pytest.approx((entry.mean, entry.std), abs=0.02 * entry.std)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_normalized_pixels_have_mean_0_and_deviation_1(dataset):
+    entry = DATASETS[dataset]
+    pixels = torch.tensor([entry.mean - entry.std, entry.mean + entry.std])
+    torch.testing.assert_close(normalize(dataset, pixels), torch.tensor([-1.0, 1.0]))
+    levels = torch.tensor([0, 255], dtype=torch.uint8)
+    torch.testing.assert_close(normalize(dataset, levels), normalize(dataset, levels / 255))
 
 
 def test_the_normalization_is_what_was_measured(mnist):

@@ -98,7 +98,11 @@ def test_a_missing_archive_ends_in_a_line_that_says_where_to_put_it(raw):
 
 
 def test_four_processes_that_unpack_at_once_do_not_harm_each_other(raw):
-    code = f"from pipeline.data.mnist import load_mnist; load_mnist({str(raw.parent.parent)!r})"
+    folder = str(raw.parent.parent)
+    code = (
+        "from pathlib import Path; from pipeline.data.mnist import verify_files; "
+        f"verify_files(Path({folder!r}))"
+    )
     processes = [
         subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stderr=subprocess.PIPE)
         for _ in range(4)
