@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from pipeline.data.mnist import Digits, load_mnist
 from pipeline.machine import cpu, machine_tags, ran_on
-from pipeline.models.stn import build_model
+from pipeline.models.build import build_model
 from pipeline.params import RunParams
 from pipeline.training.loop import train_epoch
 
@@ -32,7 +32,9 @@ def training_seconds(digits: Digits, batch_size: int) -> float:
     size = digits.images.shape[-1]
     params = RunParams(conv_layer="coordconv2d", batch_size=batch_size)
     torch.manual_seed(0)
-    model = build_model("coordconv2d", params.padding_mode, params.radius_center, size)
+    model = build_model(
+        conv_layer=params.conv_layer, layer_settings=params.layer_settings, image_size=size
+    )
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=params.lr, fused=True)
     train_epoch(model, part(digits, 5 * batch_size), optimizer, params)

@@ -8,7 +8,8 @@ Compared, in training images per second over that part of an epoch and of its te
 (a) the reference loop of `benchmarks/reference.py`,
 (b) one run of ours with all cores,
 (c) as many runs of ours at once as there are cores, one thread each, their rates added,
-(d) the same as (c), with `nn.Conv2d` and `nn.MaxPool2d` in place of `pipeline/models/pooled.py`.
+(d) the same as (c), with `nn.Conv2d` and `nn.MaxPool2d` in place of the matrix products of
+    `pipeline/models/pooled_product.py`.
 
 Each measurement is a process of its own; a, b, c and d take turns, and medians are reported. The
 report is the section of this kind of CPU in `results/throughput.md`, and its entry in
@@ -48,8 +49,9 @@ from benchmarks.throughput_report import (
 )
 from pipeline.data.mnist import Digits, load_mnist, verify_files
 from pipeline.machine import machine_tags, ran_on
-from pipeline.models import coordconv, pooled
-from pipeline.models.stn import build_model
+from pipeline.models import coordconv, layers
+from pipeline.models.build import build_model
+from pipeline.models.pooled_product import constant_contribution
 from pipeline.params import RunParams
 from pipeline.training.loop import train, train_epoch
 
@@ -65,7 +67,7 @@ def of_reference(conv_layer: str, augmented: bool, share: float) -> tuple[float,
 def of_ours(
     conv_layer: str, augmented: bool, share: float, threads: int, products: bool = True
 ) -> tuple[float, float]:
-    """The same of one run of ours, with or without `pipeline/models/pooled.py`."""
+    """The same of one run of ours, with or without `pipeline/models/pooled_product.py`."""
     torch.set_num_threads(threads)
     if not products:
         use_torchs_layers()
@@ -87,31 +89,35 @@ def of_ours(
 
 def network(params: RunParams) -> torch.nn.Module:
     torch.manual_seed(0)
-    model = build_model(params.conv_layer, params.padding_mode, params.radius_center)
+    model = build_model(conv_layer=params.conv_layer, layer_settings=params.layer_settings)
     return model.to(memory_format=torch.channels_last)
 
 
 def use_torchs_layers() -> None:
-    """Have this process compute what `pooled.py` does by `nn.Conv2d` and `nn.MaxPool2d`.
+    """Have this process convolve and pool by `F.conv2d` and `F.max_pool2d` alone.
 
-    CoordConv's coordinates still are convolved once for all images.
+    CoordConv's coordinates are still convolved once for all images.
     """
 
-    def pooled_convolution(
-        images: Tensor, weight: Tensor, bias: Tensor, constant: Tensor | None = None
+    def convolve(
+        images: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        constant: Tensor | None = None,
+        pool: bool = False,
     ) -> Tensor:
         in_channels = images.shape[1]
         convolved = F.conv2d(images, weight[:, :in_channels], bias)
         if constant is not None:
-            of_coordinates = pooled.of_constant(
+            of_coordinates = constant_contribution(
                 weight[:, in_channels:], constant, convolved.shape[2]
             )
             convolved = convolved + of_coordinates
-        return F.max_pool2d(convolved, 2)
+        return F.max_pool2d(convolved, 2) if pool else convolved
 
-    for module in (pooled, coordconv):
-        module.pooled_convolution = pooled_convolution
-        module.max_pool = lambda images: F.max_pool2d(images, 2)
+    for module in (layers, coordconv):
+        module.convolve = convolve
 
 
 def of_a_step(conv_layer: str, images: int) -> float:
@@ -145,7 +151,7 @@ OPERATORS = {
     ),
     "pooling and sampling": (
         *("aten::max_pool2d", "aten::grid_sampler", "aten::affine_grid"),
-        *("aten::maximum", "aten::gt", "aten::lerp"),  # of which pooled.py makes its pooling
+        *("aten::maximum", "aten::gt", "aten::lerp"),  # the pooling in pooled_product.py
     ),
     "copies": (
         *("aten::copy_", "aten::cat", "aten::index", "aten::fill_", "aten::zero_"),

@@ -42,8 +42,8 @@ def as_markdown(report: dict, quick: bool) -> str:
         "",
         "Training images per second: (a) the reference loop, (b) one run of ours on all cores, "
         "(c) one run of ours per core at once, added, (d) as (c), with `nn.Conv2d` and "
-        "`nn.MaxPool2d` in place of `pipeline/models/pooled.py`. Floor: the rate of the fastest "
-        f"matrix product of torch, {report['gflops_per_core']:.0f} GFLOP/s per core, at "
+        "`nn.MaxPool2d` in place of `pipeline/models/pooled_product.py`. Floor: the rate of the "
+        f"fastest matrix product of torch, {report['gflops_per_core']:.0f} GFLOP/s per core, at "
         f"{GFLOP_PER_EPOCH} GFLOP an epoch.",
         "",
         "| layer | images | (a) | (b) | (c) | (d) | (b)/(a) | (c)/(a) | (c)/(d) | floor/(c) |",

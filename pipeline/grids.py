@@ -6,42 +6,16 @@ edges of the border pixels, as in `torch.nn.functional.affine_grid`. A grid tell
 viewer sees. Output and input may differ in size: the grid has the output's, the coordinates have
 none.
 
-A new transformation is a function from theta to a grid, or, if it is affine, to its matrix, and its
-line in `TRANSFORMS`.
+The table of transformations is in `pipeline/models/transforms.py`.
 """
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-AFFINE_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 HORIZON = 1e-3  # smallest denominator of a projective map; that of the image's centre is 1
-
-
-def sampling_grid(transform: str, theta: Tensor, height: int, width: int) -> Tensor:
-    """The grid of any of `TRANSFORMS`.
-
-    Args:
-        transform: its name.
-        theta: `(N, P)`, finite, with the transformation's number of parameters P.
-        height, width: of the output, in pixels.
-
-    Returns:
-        `(N, height, width, 2)`, the input coordinates (x, y) that each output pixel shows.
-
-    Raises:
-        KeyError: for a name that is not in `TRANSFORMS`.
-
-    Example:
-        >>> import torch
-        >>> sampling_grid("translation", torch.tensor([[0.25, 0.0]]), 1, 2)
-        tensor([[[[-0.2500,  0.0000],
-                  [ 0.7500,  0.0000]]]])
-    """
-    return TRANSFORMS[transform].grid(theta, height, width)
 
 
 def affine_grid(theta: Tensor, height: int, width: int) -> Tensor:
@@ -56,7 +30,7 @@ def affine_grid(theta: Tensor, height: int, width: int) -> Tensor:
 
     Example:
         >>> import torch
-        >>> affine_grid(torch.tensor([AFFINE_IDENTITY]), 1, 2)
+        >>> affine_grid(torch.tensor([[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]]), 1, 2)
         tensor([[[[-0.5000,  0.0000],
                   [ 0.5000,  0.0000]]]])
     """
@@ -268,33 +242,3 @@ def _tps_solution() -> Tensor:
 _SIDE = torch.linspace(-1, 1, 4, dtype=torch.float64)
 CONTROL_POINTS = torch.cartesian_prod(_SIDE, _SIDE).flip(1)  # (16, 2): x and y, row by row
 _TPS_SOLUTION = _tps_solution()
-
-
-class Transform(NamedTuple):
-    """A kind of transformation.
-
-    identity: the theta that leaves every point where it is; its length is the number of parameters.
-    grid: theta `(N, P)`, height and width to a grid `(N, height, width, 2)`.
-    matrix: for members of the affine family, theta `(N, P)` to matrices `(N, 2, 3)`.
-    """
-
-    identity: tuple[float, ...]
-    grid: Callable[[Tensor, int, int], Tensor]
-    matrix: Callable[[Tensor], Tensor] | None = None
-
-
-def _affine_member(identity: tuple[float, ...], matrix: Callable[[Tensor], Tensor]) -> Transform:
-    def grid(theta: Tensor, height: int, width: int) -> Tensor:
-        return affine_grid(matrix(theta), height, width)
-
-    return Transform(identity, grid, matrix)
-
-
-TRANSFORMS = {
-    "affine": _affine_member(AFFINE_IDENTITY, affine_matrix),
-    "translation": _affine_member((0.0, 0.0), translation_matrix),
-    "rotation": _affine_member((0.0,), rotation_matrix),
-    "similarity": _affine_member((1.0, 0.0, 0.0, 0.0), similarity_matrix),
-    "projective": Transform((*AFFINE_IDENTITY, 0.0, 0.0), projective_grid),
-    "tps": Transform((0.0,) * 32, tps_grid),
-}

@@ -29,6 +29,9 @@ from pydantic_core import core_schema
 
 from pipeline.data.datasets import DATASETS, PLAIN
 from pipeline.errors import PipelineError
+from pipeline.models.conv_layers import CLASSIFIER_LAYER, CONV_LAYERS
+from pipeline.models.placements import ARCHITECTURES
+from pipeline.models.transforms import TRANSFORMS
 
 TRAINING_IMAGES, TEST_IMAGES = 60_000, 10_000
 CLASSES = 10
@@ -48,8 +51,9 @@ class RunParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    conv_layer: Literal["conv2d", "coordconv2d"] = Field(
-        "conv2d", description="convolution inside the localization network; of a cnn, in all of it"
+    conv_layer: Annotated[str, one_of(CONV_LAYERS)] = Field(
+        CLASSIFIER_LAYER,
+        description="convolution inside the localization network; of a cnn, in all of it",
     )
     epochs: int = Field(30, ge=1, description="passes over the training images")
     iterations: int = Field(
@@ -91,11 +95,11 @@ class RunParams(BaseModel):
     dataset: Annotated[str, one_of(DATASETS)] = Field(
         PLAIN, description="what to classify: digits as they are, or in random poses"
     )
-    architecture: Literal[
-        "cnn", "stn-c0", "stn-c1", "stn-c2", "stn-dl1", "stn-dl2", "stn-sl1", "stn-sl2"
-    ] = Field("stn-c0", description="where the transformer sits; cnn has none")
-    transform: Literal["affine", "translation", "rotation", "similarity", "projective", "tps"] = (
-        Field("affine", description="what the transformer may do to an image")
+    architecture: Annotated[str, one_of(ARCHITECTURES)] = Field(
+        "stn-c0", description="where the transformer sits; cnn has none"
+    )
+    transform: Annotated[str, one_of(TRANSFORMS)] = Field(
+        "affine", description="what the transformer may do to an image"
     )
     transformer_iterations: int = Field(
         1, ge=1, le=10, description="times the transformer is applied; affine kinds only"
@@ -139,6 +143,12 @@ class RunParams(BaseModel):
         if 0 < value < CLASSES:
             raise ValueError("every digit must be among the images held out")
         return value
+
+    @property
+    def layer_settings(self) -> dict[str, Any]:
+        """The parameters that the convolution layer takes as settings, with their values."""
+        names = CONV_LAYERS[self.conv_layer].settings
+        return {name: getattr(self, name) for name in names if name in type(self).model_fields}
 
     @property
     def selection(self) -> str:
@@ -344,7 +354,7 @@ def resolve_study(given: dict[str, Any]) -> Study:
     preset = _without_what_is_replaced(preset, given)
     if "seed" in given and "runs" not in given:
         preset.pop("runs", None)  # the command line goes before the preset
-    chosen = {"conv_layer": "conv2d,coordconv2d", **preset, **given}
+    chosen = {"conv_layer": ",".join(CONV_LAYERS), **preset, **given}
     own = {name: chosen.pop(name) for name in StudyParams.model_fields if name in chosen}
     try:
         study = StudyParams(**own)
@@ -458,6 +468,11 @@ def allowed_values(name: str, model: type[BaseModel] = RunParams) -> str:
     }
     bounds = [f"{symbol} {schema[key]}" for key, symbol in symbols.items() if key in schema]
     return f"{kind} {' and '.join(bounds)}".strip()
+
+
+def choices(name: str) -> list[str]:
+    """The values of a parameter of a run in their order, if it has a list of them."""
+    return _properties(RunParams)[name].get("enum", [])
 
 
 @cache

@@ -11,13 +11,12 @@ from torchvision.transforms.functional import affine
 from pipeline.grids import (
     CONTROL_POINTS,
     CORNERS,
-    TRANSFORMS,
     affine_grid,
     affine_theta,
     compose,
     homography_grid,
-    sampling_grid,
 )
+from pipeline.models.transforms import TRANSFORMS, matrix_function, sampling_grid
 
 AFFINE_FAMILY = [name for name, kind in TRANSFORMS.items() if kind.matrix is not None]
 
@@ -105,7 +104,7 @@ def homogeneous(matrix):
 @pytest.mark.parametrize("transform", AFFINE_FAMILY)
 def test_the_grid_of_the_affine_family_is_kornias(transform):
     theta = near_identity(transform)
-    matrix = homogeneous(TRANSFORMS[transform].matrix(theta))
+    matrix = homogeneous(matrix_function(transform)(theta))
     points = centers(5, 7).view(1, 35, 2).expand(3, -1, -1)
     expected = kornia.linalg.transform_points(matrix, points).view(3, 5, 7, 2)
     torch.testing.assert_close(sampling_grid(transform, theta, 5, 7), expected)
@@ -113,7 +112,7 @@ def test_the_grid_of_the_affine_family_is_kornias(transform):
 
 def test_the_restricted_matrices():
     def matrix(transform, *theta):
-        return TRANSFORMS[transform].matrix(torch.tensor([theta], dtype=torch.float64))
+        return matrix_function(transform)(torch.tensor([theta], dtype=torch.float64))
 
     def expected(*rows):
         return torch.tensor([rows], dtype=torch.float64)

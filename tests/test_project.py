@@ -9,8 +9,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from pipeline.data.datasets import DATASETS
-from pipeline.grids import TRANSFORMS
-from pipeline.models.stn import ARCHITECTURES
+from pipeline.models.conv_layers import CONV_LAYERS
+from pipeline.models.placements import ARCHITECTURES
+from pipeline.models.transforms import TRANSFORMS
 from pipeline.params import RunParams, StudyParams, allowed_values, resolve
 from pipeline.tracking.vocabulary import Artifact
 from tests.conftest import PROJECT
@@ -21,7 +22,10 @@ MAY_KNOW = {
     "errors": set(),
     "grids": set(),
     "machine": {"tracking"},
-    "params": {"data.datasets", "errors"},
+    "params": {
+        *("data.datasets", "errors"),
+        *("models.conv_layers", "models.placements", "models.transforms"),
+    },
     "data": {"errors", "grids"},
     "models": {"errors", "grids"},
     "figures": set(),
@@ -39,7 +43,7 @@ MAY_KNOW = {
 }
 # what other packages may use, where that is not every module
 OFFERED = {
-    "models": {"portable", "stn"},
+    "models": {"build", "conv_layers", "placements", "portable", "stn", "transforms"},
     "training": {"metrics", "run"},
     "comparison": {"command", "files", "page", "report", "sequential"},
     "study": {"study"},
@@ -50,9 +54,12 @@ WITHIN = {
     "data.canvas": {"datasets"},
     "data.distortions": {"canvas", "datasets"},
     "data.fixed_sets": {"datasets", "distortions", "mnist"},
-    "models.coordconv": {"pooled"},
-    "models.layers": {"coordconv", "pooled"},
-    "models.stn": {"layers"},
+    "models.coordconv": {"layers"},
+    "models.layers": {"conv_layers", "pooled_product"},
+    "models.stn": {"transforms"},
+    "models.build": {
+        *("conv_layers", "layer_sizes", "layers", "placements", "stn", "transforms"),
+    },
     "training.metrics": set(),
     "training.run": {"loop", "metrics", "poses"},
     "comparison.groups": {"statistics"},
@@ -120,7 +127,12 @@ def test_a_package_describes_its_modules_and_imports_nothing(package):
 
 @pytest.mark.parametrize(
     ("parameter", "known"),
-    [("architecture", ARCHITECTURES), ("transform", TRANSFORMS), ("dataset", DATASETS)],
+    [
+        ("conv_layer", CONV_LAYERS),
+        ("architecture", ARCHITECTURES),
+        ("transform", TRANSFORMS),
+        ("dataset", DATASETS),
+    ],
 )
 def test_what_may_be_asked_for_is_what_there_is(parameter, known):
     assert allowed_values(parameter) == ", ".join(known)

@@ -1,10 +1,20 @@
 """The networks.
 
-- `layers`: the layer constructors that every network is built from.
+Tables, which are read without torch, with an entry for each thing that may be chosen:
+
+- `placements`: where the transformer sits: the architectures.
+- `transforms`: what the transformer may do to an image.
+- `conv_layers`: the convolution layers.
+
+What they are built into:
+
+- `layer_sizes`: the layer sizes of the two networks, and the sides of feature maps.
+- `layers`: the layers that every network is built from, and how they compute.
+- `pooled_product`: a convolution with max-pooling as matrix products.
 - `coordconv`: CoordConv.
-- `pooled`: max-pooling, and convolutions followed by it, as matrix products where that is faster.
-- `stn`: spatial transformer networks: where the transformer sits, what it may do.
+- `stn`: the modules of a spatial transformer network.
+- `build`: puts a network together.
 - `portable`: a network as it is registered: raw pixels to probabilities.
 
-Other packages use `stn` and `portable`.
+Other packages use the tables, `build`, `stn` and `portable`.
 """

@@ -4,13 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.pooled import max_pool, of_constant, pooled_convolution
+from pipeline.models.layers import convolve
 
 
 def coordinate_channels(
     height: int,
     width: int,
-    radius_center: float = 0.0,
+    radius_center: float,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
@@ -18,8 +18,9 @@ def coordinate_channels(
 
     Args:
         height, width: of the image, in pixels.
-        radius_center: the radius is the distance from `(c, c)`. The authors' code measures it from
-            the image centre, 0; several ports, the predecessor's among them, from 0.5.
+        radius_center: c; the radius is the distance from the point `(c, c)`. The authors' code
+            measures it from the image centre, 0. Several ports measure it from 0.5, the
+            predecessor's among them.
         device, dtype: of the result.
 
     Returns:
@@ -36,17 +37,18 @@ def coordinate_channels(
 class AddCoords(nn.Module):
     """`(N, C, H, W)` to `(N, C + 3, H, W)`: append the channels of `coordinate_channels`.
 
-    They are a buffer that is not saved, made anew when the input's size, device or dtype changes.
+    The channels are a buffer that is not saved. They are computed again when the input's size,
+    device or dtype changes.
 
     Args:
         radius_center: see `coordinate_channels`.
-        side: of the image that the coordinates span, in pixels, where what comes in may be its
-            upper left part only; None: they span what comes in.
+        side: in pixels, of the whole image, which the coordinates span, where the input may be its
+            upper left part only. With None, the coordinates span the input.
     """
 
     coordinates: Tensor
 
-    def __init__(self, radius_center: float = 0.0, side: int | None = None) -> None:
+    def __init__(self, radius_center: float, side: int | None = None) -> None:
         super().__init__()
         self.radius_center = radius_center
         self.side = side
@@ -81,48 +83,41 @@ class AddCoords(nn.Module):
 class CoordConv2d(nn.Module):
     """`nn.Conv2d` on an image and its three coordinate channels, `conv(AddCoords(images))`.
 
-    The coordinates are the same for every image, so their part of the convolution is computed for
-    one image and added to all: conv([x, c]) = conv(x, W_x) + conv(c, W_c). The latter is the
-    product of W_c with the patches of c, which are kept as long as c is.
+    The coordinates are the same for every image, so their contribution is computed once and added
+    to all images: conv([x, c]) = conv(x, W_x) + conv(c, W_c). The latter is the product of W_c with
+    the patches of c, which are kept as long as c is.
 
     Args:
         in_channels: of the image, without the coordinates.
         out_channels, kernel_size, bias: as for `nn.Conv2d`.
         radius_center, side: see `AddCoords`.
-        pool: then `nn.MaxPool2d(2)` of that.
     """
+
+    pools = False
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         kernel_size: int,
-        radius_center: float = 0.0,
+        *,
+        radius_center: float,
         bias: bool = True,
         side: int | None = None,
-        pool: bool = False,
     ) -> None:
         super().__init__()
-        self.in_channels = in_channels
         self.kernel_size = kernel_size
-        self.pool = pool
         self.add_coords = AddCoords(radius_center, side)
         self.conv = nn.Conv2d(in_channels + 3, out_channels, kernel_size, bias=bias)
         # No buffer: it would be in every archive, where the coordinates are enough.
-        self.patches: tuple[Tensor, Tensor] | None = None  # and what they are of
+        self.patches: tuple[Tensor, Tensor] | None = None  # and the coordinates they are of
 
     def forward(self, images: Tensor) -> Tensor:
-        weight, bias = self.conv.weight, self.conv.bias
         patches = self._patches_for(images)
-        if self.pool and bias is not None:
-            return pooled_convolution(images, weight, bias, patches)
-        of_images, of_coordinates = weight.split([self.in_channels, 3], dim=1)
-        convolved = F.conv2d(images, of_images, bias)
-        convolved = convolved.add_(of_constant(of_coordinates, patches, convolved.shape[2]))
-        return max_pool(convolved) if self.pool else convolved
+        return convolve(images, self.conv.weight, self.conv.bias, constant=patches, pool=self.pools)
 
     def _patches_for(self, images: Tensor) -> Tensor:
-        """`(H' · W', 3 k²)`: what each place of the output sees of the coordinates."""
+        """The patches of the coordinates, `(H' · W', 3 k²)`, as of `layers.convolve`."""
         coordinates = self.add_coords.coordinates_for(images)
         if torch.compiler.is_exporting():
             return self._patches_of(coordinates)
@@ -133,3 +128,9 @@ class CoordConv2d(nn.Module):
 
     def _patches_of(self, coordinates: Tensor) -> Tensor:
         return F.unfold(coordinates, self.kernel_size)[0].t().contiguous()
+
+
+class PooledCoordConv2d(CoordConv2d):
+    """`CoordConv2d` followed by `nn.MaxPool2d(2)`."""
+
+    pools = True

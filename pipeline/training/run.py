@@ -18,10 +18,11 @@ from pipeline.data.mnist import Digits
 from pipeline.errors import PipelineError
 from pipeline.figures.animation import animation, is_frame
 from pipeline.figures.of_run import before_after_figure, learning_curves_figure
-from pipeline.grids import TRANSFORMS
 from pipeline.machine import continued, machine_tags
+from pipeline.models.build import build_model
 from pipeline.models.portable import PortableModel
-from pipeline.models.stn import SpatialTransformerNetwork, build_model
+from pipeline.models.stn import SpatialTransformerNetwork
+from pipeline.models.transforms import TRANSFORMS
 from pipeline.params import RunParams, model_aliases, protocol_label
 from pipeline.tracking.recorded import recorded_run
 from pipeline.tracking.registry import AliasNews, Candidate, promote, register
@@ -212,16 +213,16 @@ def check_network(params: RunParams) -> None:
 
 def _network(params: RunParams) -> SpatialTransformerNetwork:
     return build_model(
-        params.conv_layer,
-        params.padding_mode,
-        params.radius_center,
-        DATASETS[params.dataset].size,
-        params.batch_norm,
-        params.architecture,
-        params.transform,
-        params.transformer_iterations,
-        params.sampler_size,
-        params.network,
+        conv_layer=params.conv_layer,
+        layer_settings=params.layer_settings,
+        padding_mode=params.padding_mode,
+        image_size=DATASETS[params.dataset].size,
+        batch_norm=params.batch_norm,
+        architecture=params.architecture,
+        transform=params.transform,
+        transformer_iterations=params.transformer_iterations,
+        sampler_size=params.sampler_size,
+        network=params.network,
     )
 
 

@@ -3,18 +3,20 @@ import torch
 
 from pipeline.data.batches import normalize
 from pipeline.data.datasets import DATASETS
-from pipeline.grids import TRANSFORMS
+from pipeline.models.build import build_model
+from pipeline.models.conv_layers import CONV_LAYERS
+from pipeline.models.placements import ARCHITECTURES
 from pipeline.models.portable import PortableModel
-from pipeline.models.stn import ARCHITECTURES, build_model
+from pipeline.models.transforms import TRANSFORMS
 
 MNIST = DATASETS["mnist"]
 
 
-@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+@pytest.mark.parametrize("conv_layer", CONV_LAYERS)
 @pytest.mark.parametrize("used_before", [True, False])
 def test_raw_pixels_to_probabilities_in_any_batch_size_after_export(mnist, conv_layer, used_before):
     images = mnist[1].images[:20]
-    network = build_model(conv_layer, "border", 0.5).eval()
+    network = build_model(conv_layer=conv_layer, layer_settings={"radius_center": 0.5}).eval()
     portable = PortableModel(network, MNIST.mean, MNIST.std).eval().requires_grad_(False)
     if used_before:
         portable(images)
@@ -38,9 +40,6 @@ def test_every_network_is_the_same_after_export_and_reload(
     images = mnist[1].images[:6]
     torch.manual_seed(0)
     network = build_model(
-        "conv2d",
-        "border",
-        0.5,
         architecture=architecture,
         transform=transform,
         transformer_iterations=2 if transform == "affine" else 1,

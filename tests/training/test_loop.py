@@ -9,16 +9,20 @@ import torch
 from pipeline.data.batches import normalize
 from pipeline.data.mnist import Digits
 from pipeline.errors import PipelineError
-from pipeline.models.stn import build_model
+from pipeline.models.build import build_model
 from pipeline.params import RunParams
 from pipeline.training.loop import evaluate, train
+
+SETTINGS = {"radius_center": 0.5}
 
 
 def fit(some_digits, conv_layer="conv2d", validation=None, **settings):
     """Train on real digits; the best epoch, the metrics of all epochs, the model."""
     params = RunParams(conv_layer=conv_layer, **settings)
     torch.manual_seed(params.seed)
-    model = build_model(conv_layer, "border", 0.5).to(memory_format=torch.channels_last)
+    model = build_model(conv_layer=conv_layer, layer_settings=SETTINGS).to(
+        memory_format=torch.channels_last
+    )
     history = []
     best = train(
         model, *some_digits, params, validation, lambda epoch, metrics: history.append(metrics)
@@ -158,7 +162,7 @@ def test_the_train_loss_is_the_mean_over_all_images_of_the_epoch():
 def test_a_transformer_that_lost_its_way_does_not_crash_the_process(
     some_digits, padding_mode, value
 ):
-    model = build_model("conv2d", padding_mode, 0.5)
+    model = build_model(padding_mode=padding_mode)
     with torch.no_grad():
         model.transformer.localization[-1].bias.fill_(value)
     logits = model(normalize("mnist", some_digits[0].images[:64]))
@@ -185,7 +189,10 @@ def test_a_training_that_goes_on_from_its_checkpoint_is_the_same_bit_by_bit(
 
     def model():
         network = build_model(
-            conv_layer, "border", 0.5, batch_norm="classifier", architecture=params.architecture
+            conv_layer=conv_layer,
+            layer_settings=SETTINGS,
+            batch_norm="classifier",
+            architecture=params.architecture,
         )
         return network.to(memory_format=torch.channels_last)
 
@@ -216,9 +223,11 @@ def test_a_training_that_goes_on_from_its_checkpoint_is_the_same_bit_by_bit(
 def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(some_digits):
     params = RunParams(epochs=1, batch_size=32)
     kept = []
-    model = build_model("conv2d", "border", 0.5).to(memory_format=torch.channels_last)
+    model = build_model().to(memory_format=torch.channels_last)
     train(model, *some_digits, params, on_checkpoint=kept.append)
-    other = build_model("coordconv2d", "border", 0.5).to(memory_format=torch.channels_last)
+    other = build_model(conv_layer="coordconv2d", layer_settings=SETTINGS).to(
+        memory_format=torch.channels_last
+    )
     with pytest.raises(PipelineError, match=r"^the checkpoint does not fit the network: .*again"):
         train(other, *some_digits, params, checkpoint=kept[0])
 
@@ -226,7 +235,7 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(some_digits)
 def test_a_checkpoint_of_the_last_epoch_needs_no_further_training(some_digits, tmp_path):
     params = RunParams(epochs=1, batch_size=500)
     kept = []
-    model = build_model("conv2d", "border", 0.5)
+    model = build_model()
     best = train(model, *some_digits, params, on_checkpoint=kept.append)
     again = train(model, *some_digits, params, on_checkpoint=kept.append, checkpoint=kept[0])
     assert len(kept) == 1
@@ -237,7 +246,7 @@ FAULTS_OF_A_STEP = """
 import resource, sys, torch
 from pipeline.training import loop
 from pipeline.data.mnist import Digits, load_mnist
-from pipeline.models.stn import build_model
+from pipeline.models.build import build_model
 from pipeline.params import RunParams
 from pipeline.training.loop import train_epoch
 
@@ -246,7 +255,7 @@ if sys.argv[1] == "without":
 torch.set_num_threads(1)
 digits = Digits(*(part[: 64 * 5] for part in load_mnist("data")[0]))
 larger = Digits(torch.nn.functional.interpolate(digits.images, size=(112, 112)), digits.labels)
-model = build_model("conv2d", "border", 0.0, 112, network="paper")
+model = build_model(image_size=112, network="paper")
 model.to(memory_format=torch.channels_last)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
 for _ in range(2):

@@ -6,13 +6,13 @@ import torch
 from scipy import ndimage
 
 from pipeline.data.datasets import DATASETS
-from pipeline.models.stn import build_model
+from pipeline.models.build import build_model
 from pipeline.params import RunParams
 from pipeline.training.poses import eight_poses, poses_file, transformed
 
 
 def stn(**settings):
-    return build_model("conv2d", "border", 0.0, **settings).eval()
+    return build_model(**settings).eval()
 
 
 def turned(model, theta):

@@ -6,21 +6,22 @@ from torch import nn
 
 from pipeline.data.batches import normalize
 from pipeline.errors import PipelineError
-from pipeline.grids import TRANSFORMS
+from pipeline.models.build import build_model
+from pipeline.models.conv_layers import CONV_LAYERS
 from pipeline.models.coordconv import CoordConv2d
-from pipeline.models.stn import (
-    ARCHITECTURES,
-    Placement,
-    build_model,
-    localization_parameters,
-)
+from pipeline.models.placements import ARCHITECTURES, Placement
+from pipeline.models.stn import localization_parameters
+from pipeline.models.transforms import TRANSFORMS, matrix_function
 
 WITH_TRANSFORMER = [name for name, placement in ARCHITECTURES.items() if placement is not None]
 AFFINE_FAMILY = [name for name, kind in TRANSFORMS.items() if kind.matrix is not None]
+SETTINGS = {"radius_center": 0.5}
 
 
-def build(architecture, conv_layer="conv2d", **given):
-    return build_model(conv_layer, "border", 0.5, architecture=architecture, **given)
+def build(architecture="stn-c0", conv_layer="conv2d", **given):
+    return build_model(
+        architecture=architecture, conv_layer=conv_layer, layer_settings=SETTINGS, **given
+    )
 
 
 def trained(model):
@@ -32,21 +33,21 @@ def trained(model):
 
 @pytest.mark.parametrize(("conv_layer", "count"), [("conv2d", 27_360), ("coordconv2d", 29_286)])
 def test_the_number_of_trainable_parameters(conv_layer, count):
-    model = build_model(conv_layer, "border", 0.5)
+    model = build(conv_layer=conv_layer)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
 
 
-@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+@pytest.mark.parametrize("conv_layer", CONV_LAYERS)
 @pytest.mark.parametrize("padding_mode", ["border", "zeros", "reflection"])
 def test_an_untrained_transformer_returns_its_input(mnist, conv_layer, padding_mode):
     images = normalize("mnist", mnist[1].images[:16])
-    transformer = build_model(conv_layer, padding_mode, 0.5).transformer
+    transformer = build(conv_layer=conv_layer, padding_mode=padding_mode).transformer
     torch.testing.assert_close(transformer(images), images, atol=2e-5, rtol=0)
 
 
 def test_theta_maps_output_to_input_so_the_picture_moves_the_other_way(mnist):
     images = normalize("mnist", mnist[1].images[:4])
-    transformer = build_model("conv2d", "border", 0.5).transformer
+    transformer = build().transformer
     bias = transformer.localization[-1].bias
     with torch.no_grad():
         bias.copy_(torch.tensor([1, 0, 2 * 3 / 28, 0, 1, 0.0]))  # reads three pixels to the right
@@ -59,7 +60,7 @@ def test_the_network_is_the_published_one(conv_layer):
     """Layer by layer against the network written out with torch's functions."""
     torch.manual_seed(0)
     f = torch.nn.functional
-    model = build_model(conv_layer, "border", 0.5).double().eval()
+    model = build(conv_layer=conv_layer).double().eval()
     w = list(model.parameters())
     with torch.no_grad():
         model.transformer.localization[-1].weight.normal_(std=0.1)
@@ -99,7 +100,7 @@ def parameters(model):
 @pytest.mark.parametrize("batch_norm", ["none", "classifier"])
 def test_the_default_network_draws_its_weights_in_the_order_they_always_had(batch_norm):
     torch.manual_seed(0)
-    model = build_model("conv2d", "border", 0.5, batch_norm=batch_norm)
+    model = build(batch_norm=batch_norm)
     torch.manual_seed(0)
     localization = [nn.Conv2d(1, 8, 7), nn.Conv2d(8, 10, 5), nn.Linear(90, 32), nn.Linear(32, 6)]
     nn.init.zeros_(localization[-1].weight)
@@ -167,7 +168,7 @@ def test_every_architecture_takes_every_image_size(architecture, image_size):
             assert model(images).shape == (2, 10)
 
 
-@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+@pytest.mark.parametrize("conv_layer", CONV_LAYERS)
 @pytest.mark.parametrize(
     ("architecture", "network", "image_size", "shown"),
     [
@@ -292,7 +293,7 @@ def test_iterations_compose_one_matrix_and_sample_the_original_once(mnist, trans
     product = torch.eye(3, dtype=torch.float64)
     warped = images
     for _ in range(3):
-        step = TRANSFORMS[transform].matrix(transformer.localization(warped))
+        step = matrix_function(transform)(transformer.localization(warped))
         product = product @ torch.cat([step, torch.tensor([[[0, 0, 1.0]]] * 8)], dim=1)
         grid = nn.functional.affine_grid(product[:, :2], images.shape, align_corners=False)
         warped = nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
@@ -391,9 +392,7 @@ def test_a_theta_beyond_use_counts_as_0_and_passes_no_gradient_back():
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e38])
 def test_a_diverged_transformer_neither_crashes_nor_spreads(transform, padding_mode, value):
     iterations = 3 if TRANSFORMS[transform].matrix else 1
-    model = build_model(
-        "conv2d", padding_mode, 0.5, transform=transform, transformer_iterations=iterations
-    )
+    model = build(padding_mode=padding_mode, transform=transform, transformer_iterations=iterations)
     with torch.no_grad():
         model.transformer.localization[-1].bias.fill_(value)
     images = torch.randn(4, 1, 28, 28)
@@ -411,6 +410,7 @@ def test_a_diverged_transformer_neither_crashes_nor_spreads(transform, padding_m
             {"architecture": "stn-c3"},
             r"architecture: got 'stn-c3'; allowed: cnn, stn-c0, .*stn-sl2",
         ),
+        ({"conv_layer": "conv3d"}, "conv_layer: got 'conv3d'; allowed: conv2d, coordconv2d"),
         ({"transform": "afine"}, "transform: got 'afine'; allowed: affine, .*tps"),
         ({"network": "papers"}, "network: got 'papers'; allowed: tutorial, paper"),
         (
@@ -431,6 +431,5 @@ def test_a_diverged_transformer_neither_crashes_nor_spreads(transform, padding_m
     ],
 )
 def test_what_does_not_fit_together_is_refused_in_one_line(wrong, message):
-    given = {"conv_layer": "conv2d", "padding_mode": "border", "radius_center": 0.5, **wrong}
     with pytest.raises(PipelineError, match=message):
-        build_model(**given)
+        build(**wrong)

@@ -1,9 +1,9 @@
-"""2×2 max-pooling, and a convolution followed by it.
+"""A convolution followed by 2×2 max-pooling, computed as matrix products along the batch.
 
-oneDNN, which does torch's convolutions on a CPU, computes 16 channels at a time: of what is
-written and, for the gradient, of what was read. Many convolutions here have fewer. Where they do
-not fill oneDNN's vectors, `_PooledProduct` computes convolution and pooling as matrix products
-along the batch. What that earns depends on the CPU: (c)/(d) in results/throughput.md.
+oneDNN, which computes torch's convolutions on a CPU, works on 16 channels at a time: of the output
+and, for the gradient, of the input. Many convolutions here have fewer channels and leave most of a
+vector empty. There, these products are faster; how much depends on the CPU, see (c)/(d) in
+results/throughput.md. `layers.convolve` decides where they are used.
 """
 
 from functools import lru_cache
@@ -11,121 +11,85 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHANNELS_AT_ONCE = 16  # of oneDNN with AVX-512
-WINDOWS_AT_ONCE = 10_000  # of `_PooledProduct`: large images take up to a third less time so
+WINDOWS_AT_ONCE = 10_000  # in one product: on large images it takes up to a third less time so
 
 
-def max_pool(images: Tensor) -> Tensor:
-    """`F.max_pool2d(images, 2)`, `(N, C, H, W)` to `(N, C, H // 2, W // 2)`.
-
-    torch's own computes the indices for the backward pass also where there will be none, as in what
-    is exported. On a CPU, maxima of rows and of columns take a third of the time or less.
-    """
-    trains = torch.is_grad_enabled() and not torch.compiler.is_exporting()
-    if trains or not images.is_cpu:
-        return F.max_pool2d(images, 2)
-    height, width = images.shape[2] // 2 * 2, images.shape[3] // 2 * 2
-    rows = torch.maximum(images[:, :, 0:height:2], images[:, :, 1:height:2])
-    return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
-
-
-class PooledConv2d(nn.Module):
-    """`F.max_pool2d(F.conv2d(images, weight, bias), 2)`.
-
-    Values, gradients and initialization are those of `nn.Conv2d(in_channels, out_channels,
-    kernel_size)` followed by `nn.MaxPool2d(2)`; see `pooled_convolution`.
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__()
-        plain = nn.Conv2d(in_channels, out_channels, kernel_size)
-        self.weight, self.bias = plain.parameters()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return pooled_convolution(images, self.weight, self.bias)
-
-
-def pooled_convolution(
+def pooled_product(
     images: Tensor, weight: Tensor, bias: Tensor, constant: Tensor | None = None
 ) -> Tensor:
-    """`F.max_pool2d(F.conv2d(images, weight, bias), 2)`, some of whose channels may be constant.
-
-    Of outputs that are equal the first counts, as there. But outputs that differ by rounding only,
-    as on a constant background, may round apart in another way, and pass their gradient to another.
+    """`F.max_pool2d(F.conv2d(images, weight, bias), 2)`, on a CPU, for an odd kernel size.
 
     Args:
-        images: `(N, I, H, W)`.
-        weight: `(C, I, k, k)`, or `(C, I + J, k, k)` with J more channels that are the same in all
-            images.
-        bias: `(C,)`.
-        constant: what each place of the output sees of these, `(H' · W', J k²)`, with
-            H' = H - k + 1 and W' = W - k + 1.
+        images, weight, bias, constant: see `layers.convolve`. Height and width of the images must
+            be at least k + 1.
 
     Returns:
-        `(N, C, (H - k + 1) // 2, (W - k + 1) // 2)`.
+        `(N, C, (H - k + 1) // 2, (W - k + 1) // 2)`. Of equal outputs in a window, the gradient
+        goes to the first, as in `F.max_pool2d`. Outputs that differ by rounding only, as on a
+        constant background, may be rounded differently and pass the gradient to another.
     """
-    out_channels, _, kernel_size, _ = weight.shape
-    in_channels = images.shape[1]
-    trains = torch.is_grad_enabled() and weight.requires_grad and not torch.compiler.is_exporting()
-    fills_vectors = out_channels >= CHANNELS_AT_ONCE and (
-        in_channels >= CHANNELS_AT_ONCE or not images.requires_grad
-    )
+    kernel_size = weight.shape[2]
     height, width = ((side - kernel_size + 1) // 2 for side in images.shape[2:])
-    fits = kernel_size % 2 == 1 and min(height, width) > 0
-    if trains and fits and images.is_cpu and not fills_vectors:
-        at_once = max(8, WINDOWS_AT_ONCE // (height * width))
-        if len(images) <= at_once:
-            return _PooledProduct.apply(images, weight, bias, constant)
-        parts = images.split(at_once)
-        return torch.cat([_PooledProduct.apply(part, weight, bias, constant) for part in parts])
-    convolved = F.conv2d(images, weight[:, :in_channels])
-    if constant is not None:
-        shift = of_constant(weight[:, in_channels:], constant, convolved.shape[2])
-        convolved = convolved.add_(shift)
-    # a bias before the pooling comes to the same, for four times the work
-    return max_pool(convolved).add_(bias.view(-1, 1, 1))
+    at_once = max(8, WINDOWS_AT_ONCE // (height * width))
+    if len(images) <= at_once:
+        return _PooledProduct.apply(images, weight, bias, constant)
+    parts = images.split(at_once)
+    return torch.cat([_PooledProduct.apply(part, weight, bias, constant) for part in parts])
 
 
-def of_constant(weight: Tensor, constant: Tensor, rows: int) -> Tensor:
-    """What constant channels add to a convolution, `(C, H', W')`, the same for all images.
+def constant_contribution(weight: Tensor, constant: Tensor, height: int) -> Tensor:
+    """What channels that are the same in all images add to a convolution: `(C, H', W')`.
 
     Args:
-        weight: the part of theirs, `(C, J, k, k)`.
-        constant: as of `pooled_convolution`, `(H' · W', J k²)`.
-        rows: H'.
+        weight: the part of the weight that belongs to them, `(C, J, k, k)`.
+        constant: the patches of these channels, `(H' · W', J k²)`, as of `layers.convolve`.
+        height: H', of the output.
     """
-    return (constant @ weight.flatten(1).t()).t().view(len(weight), rows, -1)
+    return (constant @ weight.flatten(1).t()).t().view(len(weight), height, -1)
 
 
 class _PooledProduct(torch.autograd.Function):
-    """`pooled_convolution` by matrix products, on a CPU, for an odd kernel size k.
+    """The products themselves.
 
-    Of N images with I channels, h × w windows of four outputs each are pooled, in C channels. In
-    memory the images of a batch lie next to each other, `(I, H, W, N)`, so that all copies and
+    The shapes: N images with I channels and kernels of k × k, k odd, give C channels and, in each,
+    h × w windows of 2 × 2 outputs, of which the largest is kept. `m = (k + 1) / 2`.
+
+    Layout. The images of a batch lie next to each other, `(I, H, W, N)`, so that all copies and
     comparisons run along whole batches. A result of fewer than 16 channels lies so too.
 
-    A window sees 2m = k + 1 rows and columns of an image, six for k = 5. Taken as m pairs of rows,
-    these are m strips of 2 rows and 2m columns, one below the other. `strips`, of the shape
-    `(I · 4m, (h + m - 1) · w · N)`, has a column for each strip, pair of rows by pair of rows. As
-    windows are two rows apart, the r-th strips of all windows are a range of its columns, r · w · N
-    further on. So a convolution is a sum of m products. What the constant channels add is computed
-    for one image and added to all.
+    Strips. The 2 × 2 outputs of one window depend on 2m × 2m pixels. Taken as m pairs of rows,
+    these are m strips of 2 × 2m pixels. For k = 5, m = 3, and the windows in the first column of
+    windows see these rows of the image:
 
-    A window's outputs are those of the kernel in four places: upper left, upper right, lower left
-    and lower right. The largest is found as in a tournament, left against right and upper against
-    lower. Who won is kept as 0 or 1 in the numbers' own type, as torch multiplies by a boolean mask
-    six times slower.
+        row 0 ┐                                row 0, 1   strip 0 of window 0
+        row 1 │ window 0                       row 2, 3   strip 1 of window 0, strip 0 of window 1
+        row 2 │  ┐                             row 4, 5   strip 2 of window 0, strip 1 of window 1
+        row 3 │  │ window 1                    row 6, 7   strip 2 of window 1, …
+        row 4 │  │
+        row 5 ┘  │
+        row 6    │                             each strip: 2 rows × 6 columns × I channels
+        row 7    ┘
 
-    Backwards, with l and r, 1 where the lower and where the right output won, and a window's
-    gradient g, the lower right output's gradient is lrg, the upper right one's rg - lrg, and so on.
-    Instead of forming the four, each of the shares g, lg, rg and lrg is multiplied by its sum of
-    the four kernels; see `_SUMS`.
+    Neighbouring windows share strips, so each strip is stored once: `strips` has the shape
+    `(4m · I, (h + m - 1) · w · N)`, for k = 5 `(12 I, (h + 2) · w · N)`, with one column for each
+    pair of rows, window column and image. The r-th strips of all windows are the range of
+    `h · w · N` columns that begins at `r · w · N`. The convolution of all windows is therefore a
+    sum of m products, kernels `(4 C, 4m · I)` times a range of strips `(4m · I, h · w · N)`.
+    What the constant channels add is computed for one image and added to all.
+
+    Pooling. Of the 4 C rows of the result, the first C are the windows' upper left outputs, then
+    come the upper right, lower left and lower right ones. The larger of left and right is taken in
+    each row of a window, then the larger of upper and lower. Which one was larger is kept as 0 or 1
+    in the images' own type, as torch multiplies by a boolean mask six times more slowly.
+
+    Gradient. Let l be 1 where the lower output was the largest, r where the right one was, and g
+    the gradient of the window. The gradient of the lower right output is then l·r·g, that of the
+    upper right one r·g - l·r·g, and so on. These four are not formed: each of the shares g, l·g,
+    r·g and l·r·g is multiplied by its sum of the four kernels instead; see `_SUMS`.
     """
 
     @staticmethod
@@ -152,7 +116,7 @@ class _PooledProduct(torch.autograd.Function):
         for kernel, part in others:
             outputs.addmm_(kernel, part)
         if constant is not None:
-            shift = of_constant(weight[:, in_channels:], constant, rows)
+            shift = constant_contribution(weight[:, in_channels:], constant, rows)
             by_place = _by_place(shift).reshape(len(outputs), -1, 1)
             outputs.view(len(outputs), -1, count).add_(by_place)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.models.pooled import PooledConv2d, max_pool, pooled_convolution
+from pipeline.models.layers import PooledConv2d, convolve, max_pool
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -46,17 +46,18 @@ def test_it_is_the_convolution_and_the_pooling_with_all_their_gradients(
     patches = F.unfold(constant, kernel_size)[0].t() if constant_channels else None
     together = torch.cat([images, constant.expand(11, -1, -1, -1)], dim=1)
     plain = F.max_pool2d(F.conv2d(together, weight, bias), 2)
-    pooled = pooled_convolution(images, weight, bias, patches)
+    pooled = convolve(images, weight, bias, constant=patches, pool=True)
     torch.testing.assert_close(pooled, plain)
     gradient = torch.randn_like(plain)
     inputs = [images, weight, bias]
     expected = torch.autograd.grad(plain, inputs, gradient)
     torch.testing.assert_close(torch.autograd.grad(pooled, inputs, gradient), expected)
-    without = pooled_convolution(images.detach(), weight, bias, patches)
+    without = convolve(images.detach(), weight, bias, constant=patches, pool=True)
     torch.testing.assert_close(without, plain)
     torch.testing.assert_close(torch.autograd.grad(without, inputs[1:], gradient), expected[1:])
     with torch.no_grad():
-        torch.testing.assert_close(pooled_convolution(images, weight, bias, patches), plain)
+        evaluated = convolve(images, weight, bias, constant=patches, pool=True)
+        torch.testing.assert_close(evaluated, plain)
 
 
 @pytest.mark.parametrize("constant_channels", [0, 1])
@@ -66,7 +67,9 @@ def test_its_gradients_are_those_of_finite_differences(constant_channels):
         for shape in [(2, 3, 8, 9), (2, 3 + constant_channels, 3, 3), (2,)]
     ]
     patches = torch.randn(6 * 7, 9, dtype=torch.float64) if constant_channels else None
-    assert torch.autograd.gradcheck(pooled_convolution, (*inputs, patches))
+    assert torch.autograd.gradcheck(
+        lambda *inputs: convolve(*inputs, constant=patches, pool=True), inputs
+    )
 
 
 def test_layers_one_after_another_pass_the_images_on_as_they_lie():
@@ -121,8 +124,9 @@ def test_a_layer_that_was_exported_can_still_be_trained():
     assert layer.weight.grad is not None
 
 
-def test_its_state_is_that_of_a_convolution():
-    layer, plain = PooledConv2d(1, 10, 5), torch.nn.Conv2d(1, 10, 5)
+@pytest.mark.parametrize("bias", [True, False])
+def test_its_state_is_that_of_a_convolution(bias):
+    layer, plain = PooledConv2d(1, 10, 5, bias=bias), torch.nn.Conv2d(1, 10, 5, bias=bias)
     assert {k: v.shape for k, v in layer.state_dict().items()} == {
         k: v.shape for k, v in plain.state_dict().items()
     }
