@@ -19,17 +19,27 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetPydanticSchema,
     ValidationError,
+    WithJsonSchema,
     field_validator,
 )
 from pydantic_core import core_schema
 
 from pipeline.data.datasets import DATASETS, PLAIN
 from pipeline.errors import PipelineError
-from pipeline.models.conv_layers import CLASSIFIER_LAYER, CONV_LAYERS
+from pipeline.models.conv_layers import (
+    CLASSIFIER_LAYER,
+    CONV_LAYERS,
+    OWN_LAYER,
+    alias_of,
+    entry_of,
+    is_own,
+    pinned,
+)
 from pipeline.models.placements import ARCHITECTURES
 from pipeline.models.transforms import TRANSFORMS
 
@@ -46,12 +56,23 @@ def one_of(names: Iterable[str]) -> GetPydanticSchema:
     return GetPydanticSchema(lambda source, handler: schema)
 
 
+def _layer_name(value: Any) -> Any:
+    if value in CONV_LAYERS or (isinstance(value, str) and is_own(value)):
+        return value
+    listed = ", ".join(map(repr, CONV_LAYERS))
+    raise ValueError(f"Input should be {listed} or a layer of your own, such as my_layers:MyConv2d")
+
+
 class RunParams(BaseModel):
     """One training run. The defaults are the replicated protocol (`params/replication.yaml`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    conv_layer: Annotated[str, one_of(CONV_LAYERS)] = Field(
+    conv_layer: Annotated[
+        str,
+        BeforeValidator(_layer_name),
+        WithJsonSchema({"type": "string", "enum": [*CONV_LAYERS, OWN_LAYER]}),
+    ] = Field(
         CLASSIFIER_LAYER,
         description="convolution inside the localization network; of a cnn, in all of it",
     )
@@ -147,7 +168,7 @@ class RunParams(BaseModel):
     @property
     def layer_settings(self) -> dict[str, Any]:
         """The parameters that the convolution layer takes as settings, with their values."""
-        names = CONV_LAYERS[self.conv_layer].settings
+        names = entry_of(self.conv_layer).settings
         return {name: getattr(self, name) for name in names if name in type(self).model_fields}
 
     @property
@@ -225,7 +246,7 @@ def model_aliases(conv_layer: str, dataset: str) -> list[str]:
     Each data set but the default has its own, such as `champion-rotated`.
     """
     suffix = "" if dataset == PLAIN else f"-{dataset}"
-    return [f"best-{conv_layer}{suffix}", f"champion{suffix}"]
+    return [f"best-{alias_of(conv_layer)}{suffix}", f"champion{suffix}"]
 
 
 _VARIED = {"conv_layer", "seed"}
@@ -303,9 +324,10 @@ def _check_preset(path: str | None, values: dict[str, Any]) -> None:
 
 def _complete(values: dict[str, Any]) -> RunParams:
     try:
-        return RunParams(**values)
+        params = RunParams(**values)
     except ValidationError as error:
         raise PipelineError(_explain(error)) from None
+    return params.model_copy(update={"conv_layer": pinned(params.conv_layer)})
 
 
 def _single(preset: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,9 @@ MAY_KNOW = {
 }
 # what other packages may use, where that is not every module
 OFFERED = {
-    "models": {"build", "conv_layers", "placements", "portable", "stn", "transforms"},
+    "models": {
+        *("build", "conv_layers", "layer_class", "placements", "portable", "stn", "transforms"),
+    },
     "training": {"metrics", "run"},
     "comparison": {"command", "files", "page", "report", "sequential"},
     "study": {"study"},
@@ -55,7 +57,8 @@ WITHIN = {
     "data.distortions": {"canvas", "datasets"},
     "data.fixed_sets": {"datasets", "distortions", "mnist"},
     "models.coordconv": {"layers"},
-    "models.layers": {"conv_layers", "pooled_product"},
+    "models.layer_class": {"conv_layers"},
+    "models.layers": {"conv_layers", "layer_class", "pooled_product"},
     "models.stn": {"transforms"},
     "models.build": {
         *("conv_layers", "layer_sizes", "layers", "placements", "stn", "transforms"),
@@ -128,7 +131,7 @@ def test_a_package_describes_its_modules_and_imports_nothing(package):
 @pytest.mark.parametrize(
     ("parameter", "known"),
     [
-        ("conv_layer", CONV_LAYERS),
+        ("conv_layer", [*CONV_LAYERS, "module:Class"]),
         ("architecture", ARCHITECTURES),
         ("transform", TRANSFORMS),
         ("dataset", DATASETS),

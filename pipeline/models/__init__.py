@@ -4,11 +4,12 @@ Tables, which are read without torch, with an entry for each thing that may be c
 
 - `placements`: where the transformer sits: the architectures.
 - `transforms`: what the transformer may do to an image.
-- `conv_layers`: the convolution layers.
+- `conv_layers`: the convolution layers, and how a user's own layer is named.
 
 What they are built into:
 
 - `layer_sizes`: the layer sizes of the two networks, and the sides of feature maps.
+- `layer_class`: the class of a convolution layer, loaded and checked.
 - `layers`: the layers that every network is built from, and how they compute.
 - `pooled_product`: a convolution with max-pooling as matrix products.
 - `coordconv`: CoordConv.
@@ -16,5 +17,5 @@ What they are built into:
 - `build`: puts a network together.
 - `portable`: a network as it is registered: raw pixels to probabilities.
 
-Other packages use the tables, `build`, `stn` and `portable`.
+Other packages use the tables, `build`, `layer_class`, `portable` and `stn`.
 """

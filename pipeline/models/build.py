@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from pipeline.errors import PipelineError
-from pipeline.models.conv_layers import CLASSIFIER_LAYER, CONV_LAYERS
+from pipeline.models.conv_layers import CLASSIFIER_LAYER, entry_of
 from pipeline.models.layer_sizes import (
     CLASSES,
     Conv,
@@ -51,10 +51,10 @@ def build_model(
     convolution, pooling and ReLU.
 
     Args:
-        conv_layer: one of `CONV_LAYERS`. It is the layer of the localization network's own
-            convolutions, among them its copies of the classifier's, but not of those that it
-            shares. In a `cnn`, which has no localization network, it is the layer of the
-            classifier's convolutions.
+        conv_layer: one of `CONV_LAYERS`, or a layer of the user's own. It is the layer of the
+            localization network's own convolutions, among them its copies of the classifier's, but
+            not of those that it shares. In a `cnn`, which has no localization network, it is the
+            layer of the classifier's convolutions.
         layer_settings: by name, the settings that the layer's entry in `CONV_LAYERS` lists, except
             `side`.
         padding_mode: of the sampler; see `SpatialTransformer`.
@@ -72,14 +72,14 @@ def build_model(
     Raises:
         PipelineError: for an unknown name, for another layer than the classifier's where the
             localization network has no convolution of its own, for more than one iteration of a
-            transformation that is not affine, and for sizes that the layers do not fit.
+            transformation that is not affine, for sizes that the layers do not fit, and for a layer
+            that is not what `layers.convolution` asks for.
     """
-    _require("conv_layer", conv_layer, CONV_LAYERS)
     _require("architecture", architecture, ARCHITECTURES)
     _require("transform", transform, TRANSFORMS)
     _require("network", network, NETWORKS)
     sizes = layer_sizes(network, image_size)
-    layer = CONV_LAYERS[conv_layer]
+    layer = entry_of(conv_layer)
     make_layer = partial(convolution, layer=layer, settings=layer_settings or {})
     placement = ARCHITECTURES[architecture]
     if placement is None:
@@ -125,7 +125,7 @@ def _require(name: str, value: object, allowed: Collection[object], where: str =
 
 
 MakeLayer = Callable[..., list[nn.Module]]  # `layers.convolution` of one kind of layer
-_classifier_layer = partial(convolution, layer=CONV_LAYERS[CLASSIFIER_LAYER], settings={})
+_classifier_layer = partial(convolution, layer=entry_of(CLASSIFIER_LAYER), settings={})
 
 
 class _Stage(NamedTuple):
@@ -270,7 +270,8 @@ def _convolution_stages(
         layers = make_layer(
             channels, conv.filters, conv.kernel_size, bias=conv.bias, pool=conv.pool, side=side
         )
-        stages.append([*layers, nn.ReLU(inplace=True)])
+        # in place of what the pooling returns only: a layer may need its output for its gradient
+        stages.append([*layers, nn.ReLU(inplace=conv.pool)])
         channels = conv.filters
         side = side_after(side, [conv]) if side else None
     return stages

@@ -4,7 +4,6 @@ How a convolution and its pooling are computed is decided in this module only, i
 `max_pool`. Which layers there are is in `conv_layers.py`.
 """
 
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.conv_layers import ConvLayer
+from pipeline.models.layer_class import check_output, construct
 from pipeline.models.pooled_product import (
     CHANNELS_AT_ONCE,
     constant_contribution,
@@ -45,17 +45,24 @@ def convolution(
     Returns:
         The modules to be applied one after another, one where the layer also pools. Together they
         map `(N, in, H, W)` to `(N, out, H - k + 1, W - k + 1)`, and pooled to half of that.
+
+    Raises:
+        PipelineError: if the layer's class is not found, refuses these arguments, or returns
+            another shape.
     """
     together = layer.pooled if pool else None
-    layer_class = pkgutil.resolve_name(together or layer.layer)
     available = {**settings, "side": side}
-    convolution = layer_class(
+    convolution = construct(
+        together or layer.layer,
         in_channels=in_channels,
         out_channels=out_channels,
         kernel_size=kernel_size,
         bias=bias,
         **{name: available[name] for name in layer.settings},
     )
+    if side is not None and not together:
+        expected = (out_channels, side - kernel_size + 1)
+        check_output(convolution, layer.layer, (in_channels, side), expected)
     return [convolution, nn.MaxPool2d(2)] if pool and not together else [convolution]
 
 

@@ -156,10 +156,16 @@ def _recorded(run: Run) -> RecordedRun:
         run.info.experiment_id,
         run.info.run_name,
         run.info.status,
-        run.data.params,
+        # the parameter as `mlflow run` logged it lacks the digest of a user's own layer
+        {**run.data.params, **_tagged_layer(run)},
         run.data.metrics,
         run.data.tags,
     )
+
+
+def _tagged_layer(run: Run) -> dict[str, str]:
+    tags = run.data.tags
+    return {"conv_layer": tags[Tag.CONV_LAYER]} if Tag.CONV_LAYER in tags else {}
 
 
 def parent_of_study(experiment: str, study: str) -> RecordedRun | None:

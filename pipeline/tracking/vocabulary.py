@@ -12,6 +12,7 @@ class Tag:
     PROTOCOL = "stn.protocol"  # preset and what differs from it, such as `replication lr=0.1`
     SELECTION = "stn.selection"  # what the best epoch was selected on: `test` or `validation`
     DATA_DIGEST = "stn.data_digest"  # digest of the four MNIST files
+    CONV_LAYER = "stn.conv_layer"  # of a user's own layer: `module:Class@digest`
     ERROR = "stn.error"  # class and first line of the error that ended a failed run
 
     # of a study's parent run and of the runs below it

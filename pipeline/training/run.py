@@ -20,6 +20,8 @@ from pipeline.figures.animation import animation, is_frame
 from pipeline.figures.of_run import before_after_figure, learning_curves_figure
 from pipeline.machine import continued, machine_tags
 from pipeline.models.build import build_model
+from pipeline.models.conv_layers import is_own, parts_of, source_of
+from pipeline.models.layer_class import check_export
 from pipeline.models.portable import PortableModel
 from pipeline.models.stn import SpatialTransformerNetwork
 from pipeline.models.transforms import TRANSFORMS
@@ -85,10 +87,13 @@ def run_training(params: RunParams, study_run: StudyRun | None = None) -> RunSum
             Tag.PROTOCOL: protocol,
             Tag.SELECTION: params.selection,
             Tag.DATA_DIGEST: mnist.DIGEST,
+            # `mlflow run` has logged the parameter as it was typed, without the digest
+            **({Tag.CONV_LAYER: params.conv_layer} if is_own(params.conv_layer) else {}),
             **continued(before, machine_tags(str(device))),
         },
         run_id=study_run.run_id if study_run else None,
     ) as run:
+        run.log_artifacts(_source_files(params))
         checkpoint = _load(study_run.checkpoint) if study_run else None
         clutter = train_digits.images
         one_pose = fixed_set(params.dataset, test_digits, clutter).digits
@@ -206,9 +211,22 @@ def _name(params: RunParams) -> str:
 
 
 def check_network(params: RunParams) -> None:
-    """Raises PipelineError where the parameters of the network do not go together."""
-    with torch.random.fork_rng(devices=[]):  # its weights are none of the run's
-        _network(params)
+    """Raises PipelineError where the parameters of the network do not go together.
+
+    A network with a user's own layer must also be fit for export, as it will be registered.
+    """
+    with torch.random.fork_rng(devices=[]):  # the run's random state must not advance
+        network = _network(params)
+        if is_own(params.conv_layer):
+            check_export(network, params.conv_layer, IMAGE_SIZES[params.dataset])
+
+
+def _source_files(params: RunParams) -> dict[str, bytes]:
+    """The source of a user's own layer, by file name; empty for a layer of ours."""
+    if not is_own(params.conv_layer):
+        return {}
+    source = source_of(parts_of(params.conv_layer)[0])
+    return {source.file.name: source.content}
 
 
 def _network(params: RunParams) -> SpatialTransformerNetwork:
