@@ -111,8 +111,8 @@ def study(**given: str | None) -> None:
     """Train runs of each layer side by side, and compare them.
 
     Started again with the same parameters, it continues. Any parameter of a run may be a comma
-    list: --lr 0.01,0.02 trains both. Here --conv_layer is by default conv2d,coordconv2d, and
-    --threads 1.
+    list: --lr 0.01,0.02 trains both. Here --conv_layer is by default the list of the project's
+    layers, and --threads 1.
     """
     from pipeline.params import resolve_study
 

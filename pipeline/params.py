@@ -74,7 +74,8 @@ class RunParams(BaseModel):
         WithJsonSchema({"type": "string", "enum": [*CONV_LAYERS, OWN_LAYER]}),
     ] = Field(
         CLASSIFIER_LAYER,
-        description="convolution inside the localization network; of a cnn, in all of it",
+        description="convolution inside the localization network; of a cnn, in all of it; "
+        "module:Class is a layer of your own",
     )
     epochs: int = Field(30, ge=1, description="passes over the training images")
     iterations: int = Field(

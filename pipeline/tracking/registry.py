@@ -17,7 +17,7 @@ REGISTERED_MODEL = "stn-mnist"
 _MODEL_NOTE = f"""\
 Digit classifiers with a spatial transformer. Input: raw uint8 images `(N, 1, 28, 28)`, white ink
 on black; output: class probabilities `(N, 10)`. `champion` is the best of all,
-`best-conv2d` and `best-coordconv2d` the best of each layer. Those trained on other data than
+`best-conv2d`, and so on, the best of each layer. Those trained on other data than
 upright digits have aliases with its name, such as `champion-translated`, and take its size of
 images. A version's tag `{VersionTag.SELECTION_SET}` tells what its epoch was selected on; an
 accuracy selected on the test set is optimistic."""

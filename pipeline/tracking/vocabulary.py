@@ -77,7 +77,7 @@ class Metric:
 class Artifact:
     """Files of runs, by their path among the run's artifacts."""
 
-    # of a training run
+    # of a training run; with a user's own layer, also its source file by its own name
     PARAMS = "params.yaml"  # every parameter of the run
     PREDICTIONS = "predictions.csv"  # header `label,predicted`, then a line for each test image
     LEARNING_CURVES = "learning_curves.png"  # loss and accuracy by epoch
