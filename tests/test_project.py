@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -160,6 +162,21 @@ def test_names_of_tags_and_artifacts_are_spelled_in_the_vocabulary_only(module):
     files = {value for name, value in vars(Artifact).items() if name.isupper()}
     assert not {text for text in texts if re.search(r"^stn\.|tags\.`stn\.", text)}
     assert not texts & files
+
+
+def test_help_and_the_tables_of_names_need_no_heavy_package():
+    code = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from pipeline.cli import main\n"
+        "for arguments in [[], *([name] for name in main.commands)]:\n"
+        "    assert CliRunner().invoke(main, [*arguments, '--help']).exit_code == 0\n"
+        "import pipeline.models.conv_layers, pipeline.models.placements\n"
+        "import pipeline.models.transforms, pipeline.params\n"
+        "sys.exit(', '.join({'torch', 'mlflow', 'matplotlib', 'loky'} & sys.modules.keys()) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_replication_preset_is_the_defaults():
