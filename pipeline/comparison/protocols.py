@@ -8,10 +8,10 @@ import difflib
 import json
 from collections import Counter
 from itertools import groupby
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.params import RunParams, label_without
+from pipeline.params import RunParams, choices, label_without
 from pipeline.tracking.recorded import RecordedRun
 
 # the runs of one protocol, by the values that tell the groups apart and, last, the seed
@@ -101,8 +101,8 @@ def _label(params: RunParams, run: RecordedRun, by: tuple[str, ...]) -> str:
 
 def _rank(name: str, value: Any) -> tuple[bool, Any]:
     """A key to sort values by: words in the order of `RunParams`, numbers by size."""
-    kind = RunParams.model_fields[name].annotation
-    if get_origin(kind) is Literal:
-        value = get_args(kind).index(value)
+    listed = choices(name)
+    if listed:  # a user's own layer is not listed by its name; it comes after the project's
+        value = (listed.index(value) if value in listed else len(listed), value)
     # None, such as no preset, cannot be compared with a text; it comes first.
     return value is not None, value

@@ -218,7 +218,7 @@ def check_network(params: RunParams) -> None:
     with torch.random.fork_rng(devices=[]):  # the run's random state must not advance
         network = _network(params)
         if is_own(params.conv_layer):
-            check_export(network, params.conv_layer, IMAGE_SIZES[params.dataset])
+            check_export(network, params.conv_layer, DATASETS[params.dataset].size)
 
 
 def _source_files(params: RunParams) -> dict[str, bytes]:
