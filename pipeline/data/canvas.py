@@ -31,7 +31,7 @@ def cut_squares(clutter: Tensor, count: int, generator: Generator | None) -> Ten
     return in_unit_range(clutter[chosen, 0, row + side.view(-1, 1), column + side])
 
 
-def paste(patches: Tensor, corners: Tensor, canvas: Tensor) -> None:
+def paste(patches: Tensor, *, corners: Tensor, canvas: Tensor) -> None:
     """Add patches to canvases, in place, at whole pixels.
 
     Args:
@@ -45,7 +45,7 @@ def paste(patches: Tensor, corners: Tensor, canvas: Tensor) -> None:
     canvas.flatten(1).scatter_add_(1, pixels.flatten(1), patches.flatten(1))
 
 
-def paste_scaled(patches: Tensor, corners: Tensor, factors: Tensor, size: int) -> Tensor:
+def paste_scaled(patches: Tensor, *, corners: Tensor, factors: Tensor, size: int) -> Tensor:
     """Scale patches bilinearly and add them up on black canvases.
 
     Args:

@@ -1,8 +1,8 @@
-"""Digits in random poses: one function for each data set, by the laws of two papers.
+"""Digits in random poses: one function for each data set.
 
-The papers are arXiv:1506.02025 and arXiv:2004.11678. `distort` is what other modules call; it
-finds the function of a data set in the table `datasets.DATASETS`. All these functions have the same
-arguments:
+The distributions of the poses are those of arXiv:1506.02025 and arXiv:2004.11678. Other modules
+call `distort`, which finds the function of a data set in the table `datasets.DATASETS`. All these
+functions have the same arguments:
 
     digits: float32 `(N, 1, 28, 28)` in [0, 1].
     size: side S of the images to return, in pixels, from the table.
@@ -54,7 +54,7 @@ class Distorted(NamedTuple):
 def distort(
     dataset: str, images: Tensor, clutter: Tensor, *, generator: Generator | None = None
 ) -> Distorted:
-    """Show each digit in a random pose, by the law of the data set.
+    """Show each digit in a random pose, drawn from the distribution of the data set.
 
     Args:
         dataset: a name in `DATASETS`; one without distortion returns the images as they are.
@@ -104,7 +104,7 @@ def rotated(
     digits: Tensor, *, size: int, clutter: Tensor, generator: Generator | None
 ) -> Distorted:
     """Rotated by -90° to 90° about the centre (arXiv:2004.11678)."""
-    degrees = _uniform(digits, -90, 90, (), generator)
+    degrees = _uniform(digits, -90, 90, shape=(), generator=generator)
     theta = _similarity(
         degrees, torch.ones_like(degrees), torch.zeros(len(digits), 2, device=degrees.device)
     )
@@ -118,10 +118,10 @@ def rotated_scaled_translated(
 
     The shift is random as far as the original image, without rotation, would fit.
     """
-    degrees = _uniform(digits, -45, 45, (), generator)
-    factor = _uniform(digits, 0.7, 1.2, (), generator)
+    degrees = _uniform(digits, -45, 45, shape=(), generator=generator)
+    factor = _uniform(digits, 0.7, 1.2, shape=(), generator=generator)
     room = 1 - DIGIT / size
-    shift = _uniform(digits, -room, room, (2,), generator)
+    shift = _uniform(digits, -room, room, shape=(2,), generator=generator)
     # from normalized coordinates of the output to those of the digit's smaller image
     theta = _similarity(degrees, factor, shift) * (size / DIGIT)
     return Distorted(_sample(digits, affine_grid(theta, size, size)), degrees)
@@ -136,39 +136,43 @@ def translated(
     to 1, as in the authors' code; so clutter may touch a digit but never erases it.
     """
     count, room = len(digits), size - DIGIT
-    corner = _integers(digits, room + 1, (count, 1, 2), generator)
+    corner = _integers(digits, room + 1, shape=(count, 1, 2), generator=generator)
     squares = cut_squares(clutter, count, generator)
-    corners = _integers(digits, size - SQUARE + 1, (count, SQUARES, 2), generator)
+    corners = _integers(digits, size - SQUARE + 1, shape=(count, SQUARES, 2), generator=generator)
     canvas = torch.zeros(count, 1, size, size, device=digits.device)
-    paste(digits, corner, canvas)
-    paste(squares, corners, canvas)
+    paste(digits, corners=corner, canvas=canvas)
+    paste(squares, corners=corners, canvas=canvas)
     return Distorted(canvas.clamp_(max=1), corner.squeeze(1) - room / 2)
 
 
 def scaled(digits: Tensor, *, size: int, clutter: Tensor, generator: Generator | None) -> Distorted:
     """Scaled by 0.5 to 4, log-uniform, about the centre, in clutter (arXiv:2004.11678).
 
-    Each square of clutter has a factor of its own from the same law and a random place where it
+    Each square of clutter has a factor of its own from the same distribution and a random place where it
     fits; it is added as in `translated`. (The authors' code draws the squares' sides uniformly
     from 2, 4, …, 18 pixels. That is about as much clutter: a mean area of 127 pixels, here 136.)
     """
     # The canvases of more than 64 images do not fit the cache, and take twice as long.
-    parts = [_scaled(part, size, clutter, generator) for part in digits.split(64)]
+    parts = [
+        _scaled(part, size=size, clutter=clutter, generator=generator) for part in digits.split(64)
+    ]
     return Distorted(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _scaled(
-    digits: Tensor, size: int, clutter: Tensor, generator: Generator | None
+    digits: Tensor, *, size: int, clutter: Tensor, generator: Generator | None
 ) -> tuple[Tensor, Tensor]:
-    octaves = _uniform(digits, -1, 2, (1,), generator)
+    octaves = _uniform(digits, -1, 2, shape=(1,), generator=generator)
     factor = octaves.exp2()
     corner = (size - DIGIT * factor) / 2
-    canvas = paste_scaled(digits, corner.unsqueeze(2).expand(-1, -1, 2), factor, size)
+    canvas = paste_scaled(
+        digits, corners=corner.unsqueeze(2).expand(-1, -1, 2), factors=factor, size=size
+    )
     squares = cut_squares(clutter, len(digits), generator)
-    factors = _uniform(digits, -1, 2, (SQUARES,), generator).exp2()
-    corners = _uniform(digits, 0, 1, (SQUARES, 2), generator)
+    factors = _uniform(digits, -1, 2, shape=(SQUARES,), generator=generator).exp2()
+    corners = _uniform(digits, 0, 1, shape=(SQUARES, 2), generator=generator)
     corners *= (size - SQUARE * factors).unsqueeze(2)
-    canvas += paste_scaled(squares, corners, factors, size)
+    canvas += paste_scaled(squares, corners=corners, factors=factors, size=size)
     return canvas.clamp_(max=1), 2 * octaves.squeeze(1)
 
 
@@ -187,8 +191,8 @@ def projective(
 
 
 def _moved_corners(digits: Tensor, generator: Generator | None) -> Tensor:
-    factor = _uniform(digits, 0.75, 1, (1, 1), generator)
-    moves = _normal(digits, 5 * 2 / DIGIT, (4, 2), generator)
+    factor = _uniform(digits, 0.75, 1, shape=(1, 1), generator=generator)
+    moves = _normal(digits, 5 * 2 / DIGIT, shape=(4, 2), generator=generator)
     return torch.tensor(CORNERS, device=digits.device) * factor + moves
 
 
@@ -208,8 +212,8 @@ def elastic(
     digit that lies the random distance away. The spline has therefore the same form as that of a
     transformer with `transform=tps`.
     """
-    factor = _uniform(digits, 0.75, 1, (1, 1), generator)
-    moves = _normal(digits, 1.5 * 2 / DIGIT, (len(CONTROL_POINTS), 2), generator)
+    factor = _uniform(digits, 0.75, 1, shape=(1, 1), generator=generator)
+    moves = _normal(digits, 1.5 * 2 / DIGIT, shape=(len(CONTROL_POINTS), 2), generator=generator)
     control = CONTROL_POINTS.to(digits)
     displacements = (control + moves) / factor - control
     return Distorted(_sample(digits, tps_grid(displacements.mT.flatten(1), size, size)), None)
@@ -226,21 +230,21 @@ def _sample(digits: Tensor, grid: Tensor) -> Tensor:
 
 
 def _uniform(
-    like: Tensor, low: float, high: float, shape: tuple[int, ...], generator: Generator | None
+    like: Tensor, low: float, high: float, *, shape: tuple[int, ...], generator: Generator | None
 ) -> Tensor:
     values = torch.empty(len(like), *shape, device=like.device)
     return values.uniform_(low, high, generator=generator)
 
 
 def _normal(
-    like: Tensor, deviation: float, shape: tuple[int, ...], generator: Generator | None
+    like: Tensor, deviation: float, *, shape: tuple[int, ...], generator: Generator | None
 ) -> Tensor:
     values = torch.empty(len(like), *shape, device=like.device)
     return values.normal_(0, deviation, generator=generator)
 
 
 def _integers(
-    like: Tensor, end: int, shape: tuple[int, ...], generator: Generator | None
+    like: Tensor, end: int, *, shape: tuple[int, ...], generator: Generator | None
 ) -> Tensor:
     """From 0 to `end` - 1."""
     return torch.randint(end, shape, generator=generator, device=like.device)

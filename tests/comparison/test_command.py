@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.comparison.command import compare_runs
+from pipeline.data.datasets import DATASETS
 from pipeline.errors import PipelineError
 from pipeline.tracking.runs import open_run
 from tests.conftest import PROJECT, poses_file
@@ -292,6 +293,14 @@ def test_pose_deviations_of_several_data_sets_stand_with_their_unit(log_run):
     assert next(line for line in lines if "| group |" in line).endswith("| pose deviation |")
     last = [line.rsplit(" | ", 1)[1] for line in lines if line.startswith("| dataset=")]
     assert last == ["– |", "3.1 (–) ° |", "1.23 (–) px |"]
+
+
+def test_a_data_set_that_the_table_no_longer_has_is_compared_all_the_same(log_run, monkeypatch):
+    log_run(0.9, metrics={"pose_deviation": 3.14}, dataset="rotated")
+    monkeypatch.delitem(DATASETS, "rotated")
+    markdown = compare_runs(None, by="conv_layer").markdown
+    assert "| pose deviation [unknown unit] |" in markdown
+    assert "| 3.14 (–) |" in markdown
 
 
 def test_a_group_has_a_pose_deviation_only_if_all_its_runs_have_one(log_run):
