@@ -8,7 +8,7 @@ BIN := .venv/bin
 export MLFLOW_HTTP_REQUEST_MAX_RETRIES ?= 3
 
 RUN := $(BIN)/mlflow run . --env-manager local --experiment-name $(EXPERIMENT)
-# any parameter of the README's tables: make train architecture=stn-sl1 dataset=rotated
+# any parameter of docs/parameters.md: make train architecture=stn-sl1 dataset=rotated
 GIVEN := $(addprefix -P ,$(filter $(addsuffix %,a b c d e f g h i j k l m n o p q r s t u v w x y z),\
   $(MAKEOVERRIDES)))
 

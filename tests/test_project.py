@@ -14,12 +14,12 @@ from pipeline.data.datasets import DATASETS
 from pipeline.models.conv_layers import CONV_LAYERS
 from pipeline.models.placements import ARCHITECTURES
 from pipeline.models.transforms import TRANSFORMS
-from pipeline.params import RunParams, StudyParams, allowed_values, resolve
+from pipeline.params import RunParams, allowed_values, resolve
 from pipeline.tracking.vocabulary import Artifact
 from tests.conftest import PROJECT
 
 # package, or module beside the packages -> which of these, or which single modules of a package,
-# it may import; design.md's picture
+# it may import; see docs/development.md
 MAY_KNOW = {
     "errors": set(),
     "grids": set(),
@@ -221,15 +221,6 @@ def test_both_locks_and_conda_agree():
     conda = yaml.safe_load((PROJECT / "conda.yaml").read_text())["dependencies"]
     pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
     assert pip == lines_of("requirements.lock")
-
-
-def test_the_readme_lists_every_parameter_as_it_is():
-    readme = (PROJECT / "README.md").read_text()
-    for model in (RunParams, StudyParams):
-        for name, field in model.model_fields.items():
-            default = "" if field.default is None else f"`{field.default}`"
-            allowed = allowed_values(name, model)
-            assert f"| `{name}` | {default} | {allowed} | {field.description} |" in readme
 
 
 def test_mlproject_declares_no_default_that_would_override_a_preset():
