@@ -148,9 +148,10 @@ def translated(
 def scaled(digits: Tensor, *, size: int, clutter: Tensor, generator: Generator | None) -> Distorted:
     """Scaled by 0.5 to 4, log-uniform, about the centre, in clutter (arXiv:2004.11678).
 
-    Each square of clutter has a factor of its own from the same distribution and a random place where it
-    fits; it is added as in `translated`. (The authors' code draws the squares' sides uniformly
-    from 2, 4, …, 18 pixels. That is about as much clutter: a mean area of 127 pixels, here 136.)
+    Each square of clutter has a factor of its own from the same distribution and a random place
+    where it fits; it is added as in `translated`. (The authors' code draws the squares' sides
+    uniformly from 2, 4, …, 18 pixels. That is about as much clutter: a mean area of 127 pixels,
+    here 136.)
     """
     # The canvases of more than 64 images do not fit the cache, and take twice as long.
     parts = [
