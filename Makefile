@@ -23,6 +23,7 @@ help:
 	@echo "make compare [BY=conv_layer] [MARGIN=0.1]                compare the runs there are"
 	@echo "make ui                                                  the MLflow UI, on loopback"
 	@echo "make bench [QUICK=1]                                     speed, beside the usual loop"
+	@echo "make calibration                                         how often a comparison's verdicts are wrong"
 	@echo "make test                                                lint and tests"
 	@echo "make test-slow                                           the slower tests"
 	@echo "make test-latest, make test-lowest                       the tests with the newest or the lowest versions"
@@ -106,6 +107,9 @@ test-lowest: setup
 bench: setup
 	$(BIN)/python -m benchmarks.throughput $(if $(QUICK),--quick)
 	$(if $(QUICK),,$(BIN)/python -m benchmarks.growth)
+
+calibration: setup
+	nice -n 10 $(BIN)/python -m benchmarks.calibration
 
 # What the tests that look at pages need, on Debian and as root; without it they say so and skip.
 browser:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from pipeline.comparison.boundaries import nominal_levels
 from pipeline.comparison.pairs import compare_all, compare_pair
 from pipeline.comparison.sequential import (
     Design,
@@ -23,26 +24,19 @@ DESIGN = Design(LOOKS, margin=0.1)
 SIMULATIONS = 40_000
 
 
-def boundaries(design, level):
-    return [stats.norm.isf(level(look)) for look in range(len(design.looks))]
-
-
 def test_the_boundaries_of_five_equal_steps_are_the_published_ones():
     """Two-sided 5 %, as by the program ld98 (Reboussin et al. 2000, Controlled Clinical Trials)."""
-    design = Design((4, 8, 12, 16, 20), margin=0.1)
+    levels = nominal_levels((4, 8, 12, 16, 20), 0.025)
     expected = [4.8769, 3.3569, 2.6803, 2.2898, 2.0310]
-    assert boundaries(design, lambda look: design.level(look) / 2) == pytest.approx(
-        expected, abs=2e-4
-    )
+    assert stats.norm.isf(levels) == pytest.approx(expected, abs=2e-4)
 
 
 @pytest.mark.parametrize("looks", [LOOKS, (3, 4, 5, 6), (18, 19, 20), (10, 20), (7,)])
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 def test_the_boundaries_are_crossed_with_the_error_that_may_be_spent(looks, alpha):
-    design = Design(looks, margin=0.1, alpha=alpha)
     times = np.array(looks) / looks[-1]
     covariance = np.sqrt(np.minimum.outer(times, times) / np.maximum.outer(times, times))
-    upper = boundaries(design, design.equivalence_level)
+    upper = stats.norm.isf(nominal_levels(looks, alpha))
     for count in range(1, len(looks) + 1):
         spent = 2 * stats.norm.sf(stats.norm.isf(alpha / 2) / np.sqrt(times[count - 1]))
         below = stats.multivariate_normal.cdf(
@@ -54,12 +48,12 @@ def test_the_boundaries_are_crossed_with_the_error_that_may_be_spent(looks, alph
         assert 1 - below == pytest.approx(spent, abs=3e-5)
 
 
-def test_a_single_look_has_the_whole_level():
-    for planned in (True, False):
-        design = Design((5,), margin=0.1, planned=planned)
-        share = 1 if planned else 0.5  # of unplanned looks, more may follow
-        assert design.level(0) == pytest.approx(0.05 * share)
-        assert design.equivalence_level(0) == pytest.approx(0.05 * share)
+def test_planned_looks_spend_nine_tenths_of_alpha_and_leave_the_rest_for_the_approximation():
+    for look, level in enumerate(nominal_levels(LOOKS, 0.045)):
+        assert DESIGN.equivalence_level(look) == level
+    for look, level in enumerate(nominal_levels(LOOKS, 0.0225)):
+        assert DESIGN.level(look) == 2 * level
+    assert Design((5,), margin=0.1).level(0) == pytest.approx(0.045)
 
 
 def test_unplanned_looks_spend_half_of_what_is_left():
@@ -93,14 +87,14 @@ def test_adjusted_p_of_all_sizes_are_probabilities_in_the_order_of_the_raw_ones(
         assert (np.diff(adjusted) >= 0).all()
 
 
-def test_statistics_of_normal_runs_cross_in_5_percent():
-    """With a known deviation, where the levels are exact: both tests, over all looks."""
+def test_statistics_of_normal_runs_cross_as_often_as_may_be_spent():
+    """With a known deviation, for which the levels are exact: both tests, over all looks."""
     rng = np.random.default_rng(0)
     sums = rng.normal(size=(SIMULATIONS, LOOKS[-1])).cumsum(axis=1)[:, np.array(LOOKS) - 1]
     z = sums / np.sqrt(LOOKS)
     two_sided = (DESIGN.adjusted(2 * stats.norm.sf(abs(z)))[:, -1] < 0.05).mean()
     one_sided = (DESIGN.adjusted_one_sided(stats.norm.sf(z))[:, -1] < 0.05).mean()
-    assert [two_sided, one_sided] == pytest.approx([0.05, 0.05], abs=0.0045)  # 4 standard errors
+    assert [two_sided, one_sided] == pytest.approx([0.045, 0.045], abs=0.0042)  # 4 standard errors
 
 
 def test_looks_are_given_for_every_size():
