@@ -13,7 +13,7 @@ GIVEN := $(addprefix -P ,$(filter $(addsuffix %,a b c d e f g h i j k l m n o p 
   $(MAKEOVERRIDES)))
 
 .PHONY: help setup lock hooks store train study evaluate compare ui lint test test-slow coverage \
-  test-latest test-lowest browser bench
+  test-latest test-lowest browser bench calibration
 
 help:
 	@echo "make train [CONV_LAYER=coordconv2d] [EPOCHS=30]         train one network, tracked by MLflow"

@@ -22,6 +22,7 @@ from pipeline.comparison.sequential import Design, planned_looks, verdicts
 from pipeline.comparison.statistics import (
     LEVEL,
     equivalence_test,
+    holm,
     improvement_interval,
     probability_of_improvement,
     welch_test,
@@ -46,7 +47,7 @@ POPULATIONS = {
 
 
 class Rule(NamedTuple):
-    """When a study is looked at, and with which nominal levels; None takes those of a `Design`."""
+    """When a study is looked at, and the nominal level at each look; None is for a `Design`."""
 
     looks: tuple[int, ...]
     levels: tuple[float, ...] | None = None
@@ -75,8 +76,8 @@ def rules() -> dict[str, Rule]:
     """The ways to study that are compared."""
     looks = planned_looks(20)
     return {
-        "5 runs": Rule((5,)),
-        "20 runs": Rule((20,)),
+        "5 runs": Rule((5,), (LEVEL,)),
+        "20 runs": Rule((20,), (LEVEL,)),
         "at most 20, each look at 5 %": Rule(looks, (LEVEL,) * len(looks)),
         "at most 20, Bonferroni": Rule(looks, (LEVEL / len(looks),) * len(looks)),
         "at most 20, Pocock": Rule(looks, (pocock_level(looks),) * len(looks)),
@@ -102,7 +103,7 @@ def pocock_level(looks: tuple[int, ...]) -> float:
     return float(brentq(excess, LEVEL / len(looks), LEVEL, xtol=1e-5))
 
 
-class Tests(NamedTuple):
+class Tested(NamedTuple):
     """The tests of many studies after so many runs of each layer, each `(STUDIES,)`."""
 
     welch: np.ndarray
@@ -112,17 +113,17 @@ class Tests(NamedTuple):
     freedom: np.ndarray
 
 
-def tests_after(first: np.ndarray, second: np.ndarray, runs: int) -> Tests:
+def tests_after(first: np.ndarray, second: np.ndarray, runs: int) -> Tested:
     """The tests of the first runs; where no run differs from another, they find nothing."""
     a, b = first[:, :runs], second[:, :runs]
     welch = welch_test(a, b)
     p = np.nan_to_num(welch.pvalue, nan=1.0)
     equivalence = np.nan_to_num(equivalence_test(a, b, MARGIN), nan=1.0)
     error = np.sqrt((a.var(axis=1, ddof=1) + b.var(axis=1, ddof=1)) / runs)
-    return Tests(p, equivalence, b.mean(axis=1) - a.mean(axis=1), error, np.asarray(welch.df))
+    return Tested(p, equivalence, b.mean(axis=1) - a.mean(axis=1), error, np.asarray(welch.df))
 
 
-def judge(tests: dict[int, Tests], rule: Rule, difference: float) -> Outcome:
+def judge(tests: dict[int, Tested], rule: Rule, difference: float) -> Outcome:
     """What a rule makes of simulated studies.
 
     A verdict is wrong if it calls layers different whose means are equal, calls the worse layer
@@ -195,9 +196,13 @@ def three_layers(means: tuple[float, ...]) -> dict[str, tuple[float, float, floa
             np.stack([np.stack([getattr(t, name) for t in row], axis=-1) for row in tests], axis=1)
             for name in ("welch", "equivalence")
         )
-        reached = verdicts(Design(looks, MARGIN), welch, equivalence)
-        different = (reached.different & (differences == 0)).any(axis=1)
-        equivalent = (reached.equivalent & (abs(differences) >= 1)).any(axis=1)
+        if len(looks) > 1:
+            reached = verdicts(Design(looks, MARGIN), welch, equivalence)
+            different, equivalent = reached.different, reached.equivalent
+        else:
+            different, equivalent = (holm(p[..., 0]) < LEVEL for p in (welch, equivalence))
+        different = (different & (differences == 0)).any(axis=1)
+        equivalent = (equivalent & (abs(differences) >= 1)).any(axis=1)
         shares[name] = tuple(
             float(wrong.mean()) for wrong in (different, equivalent, different | equivalent)
         )

@@ -53,8 +53,8 @@ more. The standard error of a share of 5 % is {error:.2f} %.
 The rules:
 
 - *5 runs*, *20 runs*: one test after so many runs of each layer (a study of fixed size).
-- *at most 20*: looks after 5, 8, 12, 16 and 20 runs of each layer until there is a verdict. In bold:
-  the design of `pipeline/comparison/sequential.py` (alpha spending of Lan and DeMets,
+- *at most 20*: looks after 5, 8, 12, 16 and 20 runs of each layer until there is a verdict. In
+  bold: the design of `pipeline/comparison/sequential.py` (alpha spending of Lan and DeMets,
   O'Brien–Fleming type, of 4.5 %). Beside it, what else was considered: *each look at 5 %* (no
   correction), *Bonferroni* (1 % at each look), *Pocock* (the same level at each look, here
   {pocock:.2f} %).
@@ -138,14 +138,14 @@ def _findings(two: dict[str, dict[float, dict[str, Outcome]]]) -> list[str]:
     return [
         *lines,
         _table(header, rows),
-        f"To look again and again at 5 % calls up to {_percent(_worst(two, UNCORRECTED))} % of the "
-        f"studies wrongly. Of all other rules, *{plain}* has the largest share, "
-        f"{100 * corrected[worst]:.2f} %; the largest of the design with at most 20 runs is "
-        f"{100 * _worst(two, OURS):.2f} %. It saves {20 - max(ours):.1f} to {20 - min(ours):.1f} of "
-        "20 runs of each layer, depending on the population and the difference, and still reaches "
-        "almost as many right verdicts as 20 runs at once. Pocock's levels save more runs where "
-        "layers differ, but reach clearly fewer verdicts, above all of equivalence; Bonferroni's "
-        "reach the fewest.",
+        f"Looking repeatedly at 5 % gives a wrong verdict in up to "
+        f"{_percent(_worst(two, UNCORRECTED))} % of the studies. Of all other rules, *{plain}* has "
+        f"the largest share, {100 * corrected[worst]:.2f} %; the largest of the design with at "
+        f"most 20 runs is {100 * _worst(two, OURS):.2f} %. The design saves "
+        f"{20 - max(ours):.1f} to {20 - min(ours):.1f} of 20 runs of each layer, depending on the "
+        "population and the difference, and still reaches almost as many right verdicts as 20 "
+        "runs at once. Pocock's levels save more runs where layers differ, but reach fewer right "
+        "verdicts, above all of equivalence; Bonferroni's reach the fewest.",
     ]
 
 
