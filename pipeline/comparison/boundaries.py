@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 
-def _spent(fraction: np.ndarray, alpha: float) -> np.ndarray:
+def _spending(fraction: np.ndarray, alpha: float) -> np.ndarray:
     """The one-sided error that may be spent until a fraction of all runs, O'Brien-Fleming type."""
     return 2 * ndtr(ndtri(alpha / 2) / np.sqrt(fraction))
 
@@ -33,17 +33,14 @@ def nominal_levels(looks: tuple[int, ...], alpha: float) -> np.ndarray:
     """
     times = np.array(looks) / looks[-1]
     steps = np.diff(times, prepend=0)
-    spending = np.diff(_spent(times, alpha), prepend=0)
+    shares = np.diff(_spending(times, alpha), prepend=0)
     levels = np.empty(len(looks))
     points, mass = np.zeros(1), np.ones(1)  # B(0) = 0
-    for look, (time, step, spent) in enumerate(zip(times, steps, spending, strict=True)):
+    for look, (time, step, spent) in enumerate(zip(times, steps, shares, strict=True)):
         deviation = np.sqrt(step)
-
-        def crossing(boundary: float) -> float:
-            return float(mass @ ndtr((points - boundary) / deviation)) - spent  # noqa: B023
-
         reach = 4 * _FAR * np.sqrt(time)
-        boundary = brentq(crossing, -reach, reach, xtol=1e-13)
+        problem = points, mass, deviation, spent
+        boundary = brentq(_excess, -reach, reach, args=problem, xtol=1e-13)
         levels[look] = ndtr(-boundary / np.sqrt(time))
         lowest = -_FAR * np.sqrt(time)
         half = (boundary - lowest) / 2
@@ -52,6 +49,13 @@ def nominal_levels(looks: tuple[int, ...], alpha: float) -> np.ndarray:
         density = kernel @ mass / (deviation * np.sqrt(2 * np.pi))
         points, mass = reached, half * _WEIGHTS * density
     return levels
+
+
+def _excess(
+    boundary: float, points: np.ndarray, mass: np.ndarray, deviation: float, spent: float
+) -> float:
+    """By how much the probability to be above a boundary after one more step exceeds `spent`."""
+    return float(mass @ ndtr((points - boundary) / deviation)) - spent
 
 
 @cache

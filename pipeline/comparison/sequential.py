@@ -141,11 +141,11 @@ class Decision:
     """What a design says of a pair of groups, the second compared with the first.
 
     All numbers are those of one look: the one at which the verdict was reached, or the last one
-    taken if the pair is undecided. Intervals are None if no group has any spread; such a pair
-    cannot be decided.
+    taken if the pair is undecided. If all runs of each group have the same value, the intervals are
+    None, and the pair cannot be decided.
 
     Attributes:
-        outcome: `both` if the groups are equivalent and yet different, at one look.
+        outcome: `both` if the groups are equivalent and yet different, by the same look.
         look: how many looks had been taken.
         runs: runs of each group.
         difference: mean of the second group minus mean of the first, in pp.
