@@ -82,7 +82,7 @@ def of_ours(
         network(params),
         *parts,
         params,
-        on_epoch_end=lambda _, m: seconds.append(m["epoch_seconds"]),
+        on_epoch_end=lambda state: seconds.append(state.history[-1]["epoch_seconds"]),
     )
     return len(parts[0].labels) / seconds[0], _peak_mib()
 

@@ -87,7 +87,7 @@ def main() -> None:
 @_run_options
 def train(**given: str | None) -> None:
     """Train one network as one MLflow run, and register its best model."""
-    from pipeline.params import resolve
+    from pipeline.presets import resolve
 
     params = resolve({name: value for name, value in given.items() if value is not None})
 
@@ -114,7 +114,7 @@ def study(**given: str | None) -> None:
     list: --lr 0.01,0.02 trains both. Here --conv_layer is by default the list of the project's
     layers, and --threads 1.
     """
-    from pipeline.params import resolve_study
+    from pipeline.study.plan import resolve_study
 
     plan = resolve_study({name: value for name, value in given.items() if value is not None})
 

@@ -1,22 +1,15 @@
-"""The parameters of a run and of a study: names, types, ranges, defaults, presets, precedence.
+"""The parameters of a run and of a study: names, types, ranges, defaults.
 
-`RunParams` and `StudyParams` are the one truth about them. The options of the command line, the
-YAML presets under `params/`, the parameters that MLflow shows and the tables in the README come
-from them. Precedence: command line, then preset file, then default.
+`RunParams` and `StudyParams` are the only place where they are defined. The options of the command
+line, the YAML presets under `params/`, the parameters that MLflow shows and the tables in the
+documentation follow from them. `presets.py` combines the command line, a preset and the defaults.
 """
 
-import difflib
-import hashlib
-import itertools
-import json
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -38,7 +31,6 @@ from pipeline.models.conv_layers import (
     alias_of,
     entry_of,
     is_own,
-    pinned,
 )
 from pipeline.models.placements import ARCHITECTURES
 from pipeline.models.transforms import TRANSFORMS
@@ -61,6 +53,12 @@ def _layer_name(value: Any) -> Any:
         return value
     listed = ", ".join(map(repr, CONV_LAYERS))
     raise ValueError(f"Input should be {listed} or a layer of your own, such as my_layers:MyConv2d")
+
+
+# What a comparison varies, and what does not change the science: no part of a protocol.
+_VARIED = {"conv_layer", "seed"}
+_NOT_SCIENCE = {"data_dir", "device", "threads", "preset", "experiment"}
+IN_PLACE_OF = {"iterations": "epochs", "lr_step_iterations": "lr_step"}  # the former, if not 0
 
 
 class RunParams(BaseModel):
@@ -205,12 +203,12 @@ class RunParams(BaseModel):
         They leave out what a comparison varies (`conv_layer`, `seed`) and what does not change
         the science (`device`, `experiment`, …, and `epochs` where `iterations` take their place).
         """
-        replaced = {old for new, old in _IN_PLACE_OF.items() if getattr(self, new)}
+        replaced = {old for new, old in IN_PLACE_OF.items() if getattr(self, new)}
         return self.model_dump(exclude=_VARIED | _NOT_SCIENCE | replaced)
 
 
 class StudyParams(BaseModel):
-    """What a study has beside the parameters of its runs, any of which may be a comma list."""
+    """The parameters of a study, in addition to those of its runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -233,9 +231,10 @@ def check_margin(margin: float) -> None:
 
 
 def kind_of(values: dict[str, Any]) -> str:
-    """What runs of these parameters are called: `coordconv2d stn-c1 lr=0.1`.
+    """The name of runs with these parameters: `coordconv2d stn-c1 lr=0.1`.
 
-    A layer and an architecture speak for themselves; any other value stands with its name.
+    A layer and an architecture are named by their value alone, any other parameter by its name and
+    value.
     """
     plain = ("conv_layer", "architecture")
     return " ".join(v if name in plain else f"{name}={v}" for name, v in values.items())
@@ -250,219 +249,32 @@ def model_aliases(conv_layer: str, dataset: str) -> list[str]:
     return [f"best-{alias_of(conv_layer)}{suffix}", f"champion{suffix}"]
 
 
-_VARIED = {"conv_layer", "seed"}
-_IN_PLACE_OF = {"iterations": "epochs", "lr_step_iterations": "lr_step"}
-_NOT_SCIENCE = {"data_dir", "device", "threads", "preset", "experiment"}
-
-
-def protocol_label(params: RunParams, except_for: Collection[str] = ()) -> str:
-    """The preset's name and what differs from it, such as `replication epochs=3`."""
-    preset = read_preset(params.preset) if params.preset else {}
-    reference = RunParams(**_single(preset)).protocol
-    name = Path(params.preset).stem if params.preset else "replication"
-    changed = [
-        f"{k}={v}"
-        for k, v in params.protocol.items()
-        if v != reference.get(k) and k not in except_for
-    ]
-    return " ".join([name, *changed])
-
-
 def label_without(label: str, names: Collection[str]) -> str:
-    """A label that `protocol_label` made, without the values of these parameters."""
+    """A label of `presets.protocol_label`, without the values of these parameters."""
     words = label.split(" ")
     return " ".join(word for word in words if not word.startswith(tuple(f"{n}=" for n in names)))
 
 
-def resolve(given: dict[str, Any]) -> RunParams:
-    """Complete the parameters that were given by those of their preset and the defaults.
+_Model = TypeVar("_Model", RunParams, StudyParams)
+
+
+def validated(model: type[_Model], values: dict[str, Any], source: str = "") -> _Model:
+    """An instance of `RunParams` or `StudyParams`.
 
     Args:
-        given: parameter names and values, as text or typed. `preset` names a YAML file.
+        source: precedes the message of an error, such as `preset params/mine.yaml: `.
 
     Raises:
-        PipelineError: for an unknown name, a value of the wrong type or out of range, or a preset
-            that is missing or is no mapping of parameters.
+        PipelineError: for an unknown name, or a value of the wrong type or out of range.
     """
-    preset = _of_runs(read_preset(given["preset"])) if given.get("preset") else {}
-    _check_preset(given.get("preset"), _single(preset))
-    preset = _without_what_is_replaced(preset, given)
-    for name, value in preset.items():
-        if _is_list(value):
-            first = _values(name, value)[0]
-            raise PipelineError(
-                f"preset {given['preset']}: {name} is a list, {value}, which is for a study; for "
-                f"one training, choose: --{name} {first}"
-            )
-    return _complete({**preset, **given})
-
-
-def _without_what_is_replaced(preset: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The preset's values, but for those that the command line replaces, perhaps by another unit.
-
-    Raises:
-        PipelineError: if one of them has a length, or a decay, in epochs and in iterations.
-    """
-    gone = set(given)
-    for new, old in _IN_PLACE_OF.items():
-        for values in (preset, given):
-            if new in values and old in values:
-                raise PipelineError(f"give {old} or {new}, which takes its place, but not both")
-        gone |= {new, old} if new in given or old in given else set()
-    return {name: value for name, value in preset.items() if name not in gone}
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) or "," in str(value)
-
-
-def _check_preset(path: str | None, values: dict[str, Any]) -> None:
     try:
-        RunParams(**values)
+        return model(**values)
     except ValidationError as error:
-        raise PipelineError(f"preset {path}: {_explain(error)}") from None
+        raise PipelineError(f"{source}{_explain(error, model)}") from None
 
 
-def _complete(values: dict[str, Any]) -> RunParams:
-    try:
-        params = RunParams(**values)
-    except ValidationError as error:
-        raise PipelineError(_explain(error)) from None
-    return params.model_copy(update={"conv_layer": pinned(params.conv_layer)})
-
-
-def _single(preset: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a run that are not lists of values."""
-    return {k: v for k, v in _of_runs(preset).items() if not _is_list(v)}
-
-
-def _of_runs(preset: dict[str, Any]) -> dict[str, Any]:
-    """Without what only a study reads."""
-    return {name: value for name, value in preset.items() if name in RunParams.model_fields}
-
-
-@dataclass(frozen=True)
-class Study:
-    """The runs that a study consists of.
-
-    id: names the study in its runs' tag `stn.study`. It follows from the parameters that matter
-        to the science, but not from the seeds: with more of them it is the same study, continued.
-    varied: the parameters that differ from run to run, with their values, without the seed.
-    runs: the parameters of each; seed by seed, so that an unfinished study has runs of each kind.
-    """
-
-    id: str
-    label: str
-    varied: dict[str, list[Any]]
-    runs: list[RunParams]
-    params: StudyParams
-
-
-_NO_LIST = {"preset", "experiment", "data_dir", "device", "threads"}
-
-
-def resolve_study(given: dict[str, Any]) -> Study:
-    """The same as `resolve` for a study; the layers are by default both, seeds 0 to `runs` - 1.
-
-    Args:
-        given: parameters of runs, each value or a comma list of them, and of the study.
-
-    Raises:
-        PipelineError: as `resolve`, and where a list repeats a value, or both `runs` and `seed`
-            are given.
-    """
-    preset = read_preset(given["preset"]) if given.get("preset") else {}
-    _check_preset(given.get("preset"), _single(preset))
-    preset, given = _seeds_as_runs(preset), _seeds_as_runs(given)
-    preset = _without_what_is_replaced(preset, given)
-    if "seed" in given and "runs" not in given:
-        preset.pop("runs", None)  # the command line goes before the preset
-    chosen = {"conv_layer": ",".join(CONV_LAYERS), **preset, **given}
-    own = {name: chosen.pop(name) for name in StudyParams.model_fields if name in chosen}
-    try:
-        study = StudyParams(**own)
-    except ValidationError as error:
-        raise PipelineError(_explain(error, StudyParams)) from None
-    if "runs" in own and "seed" in chosen:
-        raise PipelineError("give runs, for the seeds 0, 1, …, or a list as seed, but not both")
-    chosen.setdefault("seed", ",".join(map(str, range(study.runs))))
-    lists = {name: _values(name, value) for name, value in chosen.items()}
-    seeds = lists.pop("seed")
-    runs = [
-        _complete(dict(zip(["seed", *lists], values, strict=True)))
-        for values in itertools.product(seeds, *lists.values())
-    ]
-    for name, values in {**lists, "seed": seeds}.items():
-        if len({getattr(run, name) for run in runs}) < len(values):
-            raise PipelineError(f"{name}: got {','.join(map(str, values))!r}: a value is repeated")
-    kinds = [{"conv_layer": run.conv_layer, **run.protocol} for run in runs]
-    # without defaults, so that a parameter that is added later does not make it another study
-    known_by = [{name: v for name, v in kind.items() if v != _default(name)} for kind in kinds]
-    distinct = sorted({json.dumps(kind, sort_keys=True) for kind in known_by})
-    varied = {
-        name: list(dict.fromkeys(kind[name] for kind in kinds))
-        for name in RunParams.model_fields  # in one order, however they were given
-        if len(lists.get(name, [])) > 1
-    }
-    label = protocol_label(runs[0], except_for=set(varied))
-    return Study(
-        hashlib.sha256("".join(distinct).encode()).hexdigest()[:12], label, varied, runs, study
-    )
-
-
-def _seeds_as_runs(given: dict[str, Any]) -> dict[str, Any]:
-    if "seeds" not in given:
-        return dict(given)
-    if "runs" in given:
-        raise PipelineError("give runs or seeds, which are the same, but not both")
-    return {"runs" if name == "seeds" else name: value for name, value in given.items()}
-
-
-def _default(name: str) -> Any:
-    return RunParams.model_fields[name].default
-
-
-def _values(name: str, value: Any) -> list[Any]:
-    """A parameter's values in a study: a YAML list or a comma list."""
-    if name in _NO_LIST or value is None:
-        return [value]
-    values = value if isinstance(value, list) else str(value).split(",")
-    values = [v.strip() if isinstance(v, str) else v for v in values]
-    if not values or "" in values:
-        raise PipelineError(f"{name}: got {value!r}: an empty value; write value,value,…")
-    return values
-
-
-def read_preset(path: str) -> dict[str, Any]:
-    """Read the parameters in a YAML file.
-
-    Raises:
-        PipelineError: if it cannot be read, is no mapping, or has a key that is no parameter.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(sorted(str(p) for p in Path("params").glob("*.yaml")))
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise PipelineError(
-            f"preset {path}: {reason}" + (f"; there are: {known}" if known else "")
-        ) from None
-    except yaml.YAMLError as error:
-        raise PipelineError(f"preset {path}: not YAML: {' '.join(str(error).split())}") from None
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise PipelineError(f"preset {path}: must be lines of `parameter: value`")
-    known_keys = [n for n in (*RunParams.model_fields, *StudyParams.model_fields) if n != "preset"]
-    for key in content:
-        if key not in known_keys:
-            near = difflib.get_close_matches(str(key), known_keys, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "allowed: " + ", ".join(known_keys)
-            raise PipelineError(f"preset {path}: unknown parameter {key}; {hint}")
-    return content
-
-
-def _explain(error: ValidationError, model: type[BaseModel] = RunParams) -> str:
-    """Say each fault of a validation in one line: the name, what was got, what is wanted."""
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """All faults that a validation found, in one line: name, value, what is allowed."""
     faults = []
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])

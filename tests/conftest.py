@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.data.mnist import Digits, load_mnist
-from pipeline.params import protocol_label, resolve
+from pipeline.presets import protocol_label, resolve
 
 PROJECT = Path(__file__).parent.parent
 

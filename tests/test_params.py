@@ -1,8 +1,10 @@
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.params import RunParams, protocol_label, resolve, resolve_study
-from pipeline.training.run import check_network
+from pipeline.params import RunParams
+from pipeline.presets import protocol_label, resolve
+from pipeline.study.plan import resolve_study
+from pipeline.training.network import check_network
 from tests.conftest import PROJECT
 
 

@@ -14,7 +14,8 @@ from pipeline.data.datasets import DATASETS
 from pipeline.models.conv_layers import CONV_LAYERS
 from pipeline.models.placements import ARCHITECTURES
 from pipeline.models.transforms import TRANSFORMS
-from pipeline.params import RunParams, allowed_values, resolve
+from pipeline.params import RunParams, allowed_values
+from pipeline.presets import resolve
 from pipeline.tracking.vocabulary import Artifact
 from tests.conftest import PROJECT
 
@@ -28,19 +29,25 @@ MAY_KNOW = {
         *("data.datasets", "errors"),
         *("models.conv_layers", "models.placements", "models.transforms"),
     },
+    "presets": {"errors", "models.conv_layers", "params"},
     "data": {"errors", "grids"},
     "models": {"errors", "grids"},
     "figures": set(),
     "tracking": {"errors"},
     "training": {
-        *("data", "errors", "figures", "grids", "machine", "models", "params", "tracking"),
+        *("data", "errors", "figures", "grids", "machine", "models", "params", "presets"),
+        "tracking",
     },
     "comparison": {"data.datasets", "errors", "figures", "machine", "params", "tracking"},
-    "study": {"comparison", "data", "errors", "params", "tracking", "training"},
+    "study": {
+        *("comparison", "data", "errors", "models.conv_layers", "params", "presets", "tracking"),
+        "training",
+    },
     "evaluate": {"data", "machine", "tracking", "training"},
     "predict": {"data", "errors", "figures", "tracking"},
     "cli": {
-        *("comparison", "errors", "evaluate", "params", "predict", "study", "tracking", "training"),
+        *("comparison", "errors", "evaluate", "params", "predict", "presets", "study"),
+        *("tracking", "training"),
     },
 }
 # what other packages may use, where that is not every module
@@ -48,9 +55,9 @@ OFFERED = {
     "models": {
         *("build", "conv_layers", "layer_class", "placements", "portable", "stn", "transforms"),
     },
-    "training": {"metrics", "run"},
+    "training": {"checkpoint", "loop", "metrics", "network", "run"},
     "comparison": {"command", "files", "page", "report", "sequential"},
-    "study": {"study"},
+    "study": {"plan", "study"},
 }
 # within a package: module -> which others it may import
 WITHIN = {
@@ -65,8 +72,14 @@ WITHIN = {
     "models.build": {
         *("conv_layers", "layer_sizes", "layers", "placements", "stn", "transforms"),
     },
+    "training.loop": {"memory"},
     "training.metrics": set(),
-    "training.run": {"loop", "metrics", "poses"},
+    "training.checkpoint": {"loop"},
+    "training.recorder": {"checkpoint", "loop", "poses"},
+    "training.selected": {"loop", "metrics", "poses"},
+    "training.run": {
+        *("checkpoint", "collapse", "loop", "network", "poses", "recorder", "selected"),
+    },
     "comparison.groups": {"statistics"},
     "comparison.pairs": {"planning", "statistics"},
     "comparison.sequential": {"boundaries", "statistics"},
@@ -79,8 +92,10 @@ WITHIN = {
     "comparison.files": {"groups", "report", "sentences", "tables"},
     "comparison.page": {"files", "formats", "groups", "report", "sentences", "tables"},
     "comparison.command": {"files", "page", "pairs", "report"},
-    "study.progress": {"workers"},
-    "study.study": {"progress", "workers"},
+    "study.local_processes": {"executor"},
+    "study.progress": {"executor"},
+    "study.resume": {"executor", "plan"},
+    "study.study": {"executor", "local_processes", "plan", "progress", "resume"},
     "tracking.experiments": {"store", "vocabulary"},
     "tracking.links": {"experiments", "store"},
     "tracking.recorded": {"links", "store", "vocabulary"},

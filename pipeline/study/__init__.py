@@ -1,8 +1,11 @@
 """Many trainings side by side, resumable, under one parent run, and then their comparison.
 
-- `study`: what is left to do, from the parent run to the promotion of the best models.
-- `workers`: the processes of this machine that train.
+- `plan`: what a study consists of, from its parameters. No torch, no MLflow.
+- `study`: a study from its parent run to the promotion of the best models.
+- `resume`: how a study is continued: its lock, its checkpoints, what is left to train.
+- `executor`: a training as a task, and what an executor is, which trains tasks.
+- `local_processes`: the executor that trains in processes of this machine.
 - `progress`: how far the study is, on the terminal and in the parent run.
 
-The command line uses `study`.
+The command line uses `plan` and `study`.
 """

@@ -1,7 +1,6 @@
 """How far a study is: on the terminal, and in the tags and metrics of its parent run.
 
-It is read from the store, where the runs log each epoch, so the worker processes need no second
-way to report.
+It is read from the store, where the runs log each epoch, so that an executor need not report it.
 """
 
 import sys
@@ -9,7 +8,7 @@ import time
 
 from tqdm import tqdm
 
-from pipeline.study.workers import Task
+from pipeline.study.executor import Task
 from pipeline.tracking.recorded import RecordedRun, last_epoch, recorded_run
 from pipeline.tracking.runs import TrackedRun
 from pipeline.tracking.vocabulary import Metric, Tag
@@ -18,102 +17,123 @@ LINE_SECONDS = 60.0  # between two lines of progress where the output is no term
 ENDED = ("finished", "failed")
 
 
-class Progress:
-    """How far a study is: a bar on a terminal, else lines; tags and metrics of the parent run."""
+class ProgressReporter:
+    """Shows how far a study is: as a bar on a terminal, else as lines; and in the parent run.
 
-    def __init__(self, parent: TrackedRun, tasks: list[Task], kept: list[RecordedRun]) -> None:
-        self.parent, self.tasks, self.kept = parent, tasks, len(kept)
-        best = max(kept, key=lambda run: run.best_test_accuracy, default=None)
-        self.best = (best.best_test_accuracy, best.study_run) if best else None
-        self.epochs = {task.name: (0, 0.0) for task in tasks}
-        for task in tasks:
-            if task.run_id:
-                self.epochs[task.name] = last_epoch(task.run_id)
-        self.kept_text = ""
-        self.kept_in_store = recorded_run(parent.run_id).runs_finished
-        self.told = {task.name: "waiting" for task in tasks}
-        self.start, self.done_before = time.monotonic(), self._done()
-        self.next_line = self.start + LINE_SECONDS
-        self.bar = tqdm(
+    Args:
+        parent: the study's parent run.
+        tasks: what is trained.
+        finished_runs: the study's runs that had finished before.
+    """
+
+    def __init__(
+        self, parent: TrackedRun, tasks: list[Task], finished_runs: list[RecordedRun]
+    ) -> None:
+        self._parent, self._tasks = parent, tasks
+        self._finished_before = len(finished_runs)
+        self._best: tuple[float, str] | None = None  # accuracy of the best run, and its name
+        for run in finished_runs:
+            self._note_result(run.study_run, run.best_test_accuracy)
+        self._reported_states = {task.name: "waiting" for task in tasks}
+        self._epochs = {  # the last epoch that was logged, and its test accuracy
+            task.name: last_epoch(task.run_id) if task.run_id else (0, 0.0) for task in tasks
+        }
+        self._stored_text = ""
+        self._stored_count = recorded_run(parent.run_id).runs_finished
+        self._started, self._epochs_before = time.monotonic(), self._epochs_done()
+        self._next_line = self._started + LINE_SECONDS
+        self._bar = tqdm(
             total=sum(task.params.planned_epochs for task in tasks),
-            initial=self.done_before,
+            initial=self._epochs_before,
             unit="epoch",
             disable=None,  # where the output is no terminal
             bar_format="{n}/{total} epochs |{bar:20}| {elapsed} {postfix}",
         )
 
-    def look(self) -> None:
-        """Read from the store how far the running tasks are, and tell it."""
+    def update(self) -> None:
+        """Read from the store how far the running tasks are, and show it."""
         ended = False
-        for task in self.tasks:
-            if self.told[task.name] in ENDED:
+        for task in self._tasks:
+            if self._reported_states[task.name] in ENDED:
                 continue
-            state = task.state  # first, as it may change at any moment
+            state = task.state  # read once, as another thread may change it at any moment
             if task.run_id:
-                self.epochs[task.name] = last_epoch(task.run_id)
+                self._epochs[task.name] = last_epoch(task.run_id)
             if state in ENDED:
-                self._tell_end(task, state)
+                self._print_end(task, state)
                 ended = True
-            self.told[task.name] = state
-        self.bar.n = self._done()
-        self.bar.set_postfix_str(self.text())
-        if ended or time.monotonic() >= self.next_line:
-            self.next_line = time.monotonic() + LINE_SECONDS
-            self._keep()
+            self._reported_states[task.name] = state
+        self._bar.n = self._epochs_done()
+        self._bar.set_postfix_str(self.text())
+        if ended or time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_SECONDS
+            self._store()
 
-    def _tell_end(self, task: Task, state: str) -> None:
-        line = f"{task.name} failed: {task.error}"
-        if state == "finished" and task.run_id:
-            run = recorded_run(task.run_id)
-            accuracy = run.best_test_accuracy
-            line = f"{task.name}: {accuracy:.2%} in epoch {run.best_epoch}"
-            self.best = max(self.best or (0.0, ""), (accuracy, task.name))
-        tqdm.write(line, file=sys.stdout)
-
-    def _keep(self) -> None:
-        """Put the state on the parent run, and on the output if that is no terminal."""
-        text, finished = self.text(), self._finished()
-        if text == self.kept_text:
-            return
-        self.kept_text = text
-        if self.bar.disable:
-            print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-        self.parent.set_tags({Tag.PROGRESS: text})
-        if finished != self.kept_in_store and self.best:
-            self.kept_in_store = finished
-            metrics = {Metric.RUNS_FINISHED: finished, Metric.BEST_TEST_ACCURACY: self.best[0]}
-            self.parent.log_metrics(metrics, step=finished)
-
-    def _finished(self) -> int:
-        return self.kept + sum(state == "finished" for state in self.told.values())
-
-    def _done(self) -> int:
-        return sum(epoch for epoch, _ in self.epochs.values())
+    def close(self) -> None:
+        """Remove the bar from the terminal, and leave the last state in the parent run."""
+        self.update()
+        self._store()
+        self._bar.close()
 
     def text(self) -> str:
         """`3/10 runs, best 99.12% (conv2d seed=1), 14 min left; conv2d seed=3 12/30 98.71%, …`"""
-        parts = [f"{self._finished()}/{self.kept + len(self.tasks)} runs"]
-        if self.best:
-            parts.append(f"best {self.best[0]:.2%} ({self.best[1]})")
-        trained = self._done() - self.done_before
-        left = sum(
-            task.params.planned_epochs - self.epochs[task.name][0]
-            for task in self.tasks
-            if task.state in ("waiting", "running")
-        )
-        if trained and left:
-            minutes = left * (time.monotonic() - self.start) / trained / 60
+        parts = [f"{self._runs_finished()}/{self._finished_before + len(self._tasks)} runs"]
+        if self._best:
+            accuracy, name = self._best
+            parts.append(f"best {accuracy:.2%} ({name})")
+        minutes = self._minutes_left()
+        if minutes is not None:
             parts.append(f"{minutes:.0f} min left")
         running = [
             f"{task.name} {epoch}/{task.params.planned_epochs} {accuracy:.2%}"
-            for task in self.tasks
+            for task in self._tasks
             if task.state == "running"
-            for epoch, accuracy in [self.epochs[task.name]]
+            for epoch, accuracy in [self._epochs[task.name]]
         ]
         return ", ".join(parts) + ("; " + ", ".join(running) if running else "")
 
-    def close(self) -> None:
-        """Take the bar off the terminal, and leave the last state in the parent run."""
-        self.look()
-        self._keep()
-        self.bar.close()
+    def _minutes_left(self) -> float | None:
+        """By the epochs trained since the start; None before the first, and if none is left."""
+        trained = self._epochs_done() - self._epochs_before
+        left = sum(
+            task.params.planned_epochs - self._epochs[task.name][0]
+            for task in self._tasks
+            if task.state not in ENDED
+        )
+        if not trained or not left:
+            return None
+        return left * (time.monotonic() - self._started) / trained / 60
+
+    def _print_end(self, task: Task, state: str) -> None:
+        line = f"{task.name} failed: {task.error}"
+        if state == "finished" and task.run_id:
+            run = recorded_run(task.run_id)
+            line = f"{task.name}: {run.best_test_accuracy:.2%} in epoch {run.best_epoch}"
+            self._note_result(task.name, run.best_test_accuracy)
+        tqdm.write(line, file=sys.stdout)
+
+    def _note_result(self, name: str, accuracy: float) -> None:
+        """Remember the best run to show; of equals, the first."""
+        if self._best is None or accuracy > self._best[0]:
+            self._best = accuracy, name
+
+    def _store(self) -> None:
+        """Put the state on the parent run, and on the output if that is no terminal."""
+        text, finished = self.text(), self._runs_finished()
+        if text == self._stored_text:
+            return
+        self._stored_text = text
+        if self._bar.disable:
+            print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+        self._parent.set_tags({Tag.PROGRESS: text})
+        if finished != self._stored_count and self._best:
+            self._stored_count = finished
+            metrics = {Metric.RUNS_FINISHED: finished, Metric.BEST_TEST_ACCURACY: self._best[0]}
+            self._parent.log_metrics(metrics, step=finished)
+
+    def _runs_finished(self) -> int:
+        states = self._reported_states.values()
+        return self._finished_before + sum(state == "finished" for state in states)
+
+    def _epochs_done(self) -> int:
+        return sum(epoch for epoch, _ in self._epochs.values())

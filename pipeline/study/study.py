@@ -1,4 +1,4 @@
-"""The study: many runs side by side, resumable, nested under one parent run, and then the verdict.
+"""The study: many runs side by side, resumable, nested under one parent run, and their comparison.
 
     python -m pipeline study --preset params/replication.yaml
     python -m pipeline study --runs 10                            the same study, with five more
@@ -8,8 +8,6 @@ A study is known by its parameters. Started again, it keeps the runs that have f
 those that were interrupted from their checkpoints, and repeats those that failed.
 """
 
-import fcntl
-import os
 import socket
 import sys
 import time
@@ -23,24 +21,27 @@ from pipeline.comparison.page import comparison_files
 from pipeline.comparison.report import comparison_of
 from pipeline.data import mnist
 from pipeline.errors import PipelineError
-from pipeline.params import RunParams, Study, kind_of, model_aliases, protocol_label
-from pipeline.study.progress import Progress
-from pipeline.study.workers import Task, Workers
+from pipeline.params import model_aliases
+from pipeline.study.executor import StartExecutor, Task
+from pipeline.study.local_processes import LocalProcesses
+from pipeline.study.plan import Study
+from pipeline.study.progress import ProgressReporter
+from pipeline.study.resume import checkpoint_folder, locked, tasks_of
 from pipeline.tracking.experiments import current_experiment
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
 from pipeline.tracking.registry import AliasNews, Candidate, promote, registered_version
 from pipeline.tracking.runs import TrackedRun, close_run, create_nested_run, open_run
-from pipeline.tracking.store import check_store, local_folder, plain_errors
+from pipeline.tracking.store import check_store, plain_errors
 from pipeline.tracking.vocabulary import Artifact, Tag
-from pipeline.training.run import check_network
+from pipeline.training.checkpoint import checkpoint_path
+from pipeline.training.network import check_network
 
-CHECKPOINTS = "checkpoints"  # of unfinished runs, by run id; a finished run needs none
-LOOK_SECONDS = 2.0  # between two looks at the store for progress
+UPDATE_SECONDS = 2.0  # between two readings of the store for the progress
 
 
 @dataclass(frozen=True)
 class StudySummary:
-    """What a study came to: its parent run, the comparison, and where the aliases are."""
+    """The results of a study: its parent run, the comparison, and where the aliases are."""
 
     run_id: str
     url: str
@@ -48,8 +49,8 @@ class StudySummary:
     alias_news: list[AliasNews]
 
 
-def run_study(study: Study) -> StudySummary:
-    """Run what is missing of a study, compare its runs, and promote the best models.
+def run_study(study: Study, start_executor: StartExecutor = LocalProcesses) -> StudySummary:
+    """Train what is left of a study, compare its runs, and promote the best models.
 
     Raises:
         PipelineError: on unusable data or store, if the study is running already, or if runs
@@ -63,9 +64,9 @@ def run_study(study: Study) -> StudySummary:
     mnist.load_mnist(first.data_dir)  # unpacked once, before the workers read it
     experiment = current_experiment(first.experiment)
     started = parent_of_study(experiment, study.id)
-    folder = _folder(study, started)
+    folder = checkpoint_folder(study, started)
     with (
-        _lock(_lock_file(study, folder)),
+        locked(study, folder),
         open_run(
             name=f"study {study.label}",
             description=_description(study),
@@ -79,136 +80,16 @@ def run_study(study: Study) -> StudySummary:
             run_id=started.run_id if started else None,
         ) as parent,
     ):
-        tasks, kept = _plan(study, training_runs(experiment, study.id))
-        _report_plan(tasks, kept)
-        _train(study, parent, experiment, folder, tasks, kept)
-
-        asked = {_name(study, params) for params in study.runs}
-        runs = [
-            run
-            for run in training_runs(experiment, study.id)
-            if run.is_finished and run.study_run in asked
-        ]
-        failed = [f"{task.name} failed: {task.error}" for task in tasks if task.error]
-        if not runs:
-            raise PipelineError("; ".join(failed))
-        news = _promote(runs)
-        report = comparison_of(
-            runs,
-            title=f"Study {study.label}",
-            by=_compared_by(study),
-            margin=study.params.margin,
-            missing=failed,
-        )
-        files = comparison_files(report)
-        parent.log_artifacts(files)
-        parent.set_description(_description(study, news, str(files[Artifact.COMPARISON])))
-        if failed:
-            raise PipelineError(
-                f"{len(failed)} of {len(study.runs)} runs failed; the comparison of the others is "
-                f"at {parent.url}; the same command repeats them: {'; '.join(failed)}"
-            )
-    return StudySummary(parent.run_id, parent.url, str(files[Artifact.COMPARISON]), news)
+        tasks, finished_runs = tasks_of(study, training_runs(experiment, study.id), experiment)
+        _print_counts(tasks, finished_runs)
+        _train(study, parent, folder, tasks, finished_runs, start_executor)
+        return _conclude(study, parent, experiment, tasks)
 
 
-def _compared_by(study: Study) -> str:
-    """Architecture and layer where they vary, else what does; runs of one kind by their layer."""
-    names = [name for name in ("architecture", "conv_layer") if name in study.varied]
-    return ",".join(names or study.varied or ["conv_layer"])
-
-
-def _folder(study: Study, started: RecordedRun | None) -> Path:
-    """Where the checkpoints of a study are: beside the store, or where it was started before.
-
-    Raises:
-        PipelineError: if it is running, or was killed, on another machine.
-    """
-    here = local_folder() / CHECKPOINTS
-    if started is None:
-        return here
-    host = started.host
-    folder = started.checkpoint_folder or here
-    # a container has another name each time; its folder tells that it is the same
-    if host == socket.gethostname() or _lock_file(study, folder).exists():
-        return folder
-    if started.status == "RUNNING":
-        raise PipelineError(
-            f"this study (run {started.run_id}) was started on {host}, with its checkpoints in "
-            f"{folder}; continue it there, or stop it there first"
-        )
-    return here
-
-
-def _lock_file(study: Study, folder: Path) -> Path:
-    return folder / f"{study.id}.lock"
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Let one process at a time work on a study; the lock goes with the process, however it ends.
-
-    Raises:
-        PipelineError: if another one does.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PipelineError(
-                f"this study is running already, in the process {path.read_text()}; "
-                "wait for it, or stop it and start again to continue"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def _name(study: Study, params: RunParams) -> str:
-    """What a run is called, in its study unique: `coordconv2d seed=3`."""
-    values = {name: getattr(params, name) for name in ("conv_layer", *study.varied)}
-    return f"{kind_of(values)} seed={params.seed}"
-
-
-def _plan(study: Study, recorded: list[RecordedRun]) -> tuple[list[Task], list[RecordedRun]]:
-    """What is left to train, and the runs that have finished; runs left behind are closed."""
-    tasks, kept = [], []
-    for params in study.runs:
-        name = _name(study, params)
-        own = [run for run in recorded if run.study_run == name]
-        finished = [run for run in own if run.is_finished]
-        if finished:
-            kept.append(finished[-1])
-            _checkpoint(finished[-1]).unlink(missing_ok=True)  # left by a kill just before that
-            continue
-        task = Task(name, params, protocol_label(params))
-        if own and _can_continue(own[-1]):
-            task.run_id = own[-1].run_id
-            task.checkpoint = _checkpoint(own[-1])
-        tasks.append(task)
-    continued = {task.run_id for task in tasks}
-    for run in recorded:
-        if run.run_id not in continued:
-            close_run(run.run_id, "KILLED")
-    return tasks, kept
-
-
-def _can_continue(run: RecordedRun) -> bool:
-    """Whether a run was interrupted, and nothing of it is lost but an epoch begun."""
-    if run.status == "FAILED":
-        return False
-    return _checkpoint(run).exists() or not run.has_epochs
-
-
-def _checkpoint(run: RecordedRun) -> Path:
-    return Path(run.tags[Tag.CHECKPOINTS]) / f"{run.run_id}.pt"
-
-
-def _report_plan(tasks: list[Task], kept: list[RecordedRun]) -> None:
+def _print_counts(tasks: list[Task], finished_runs: list[RecordedRun]) -> None:
     continued = [task for task in tasks if task.run_id]
     counts = {
-        "finished before": len(kept),
+        "finished before": len(finished_runs),
         "to be continued": len(continued),
         "to be started": len(tasks) - len(continued),
     }
@@ -218,58 +99,62 @@ def _report_plan(tasks: list[Task], kept: list[RecordedRun]) -> None:
 def _train(
     study: Study,
     parent: TrackedRun,
-    experiment: str,
     folder: Path,
     tasks: list[Task],
-    kept: list[RecordedRun],
+    finished_runs: list[RecordedRun],
+    start_executor: StartExecutor,
 ) -> None:
     """Train the tasks to their end; on an interruption, stop them and close their runs."""
 
-    def prepare(task: Task) -> None:
-        threads = task.params.threads or 1
-        task.params = task.params.model_copy(update={"threads": threads, "experiment": experiment})
+    def on_start(task: Task) -> None:
         if task.run_id is None:
             tags = {
                 Tag.STUDY: study.id,
                 Tag.STUDY_RUN: task.name,
-                Tag.PROTOCOL: task.protocol,
+                Tag.PROTOCOL: task.protocol_label,
                 Tag.CHECKPOINTS: str(folder),
             }
             task.run_id = create_nested_run(parent, task.name, tags)
-            task.checkpoint = folder / f"{task.run_id}.pt"
+            task.checkpoint_file = checkpoint_path(folder, task.run_id)
+        task.state = "running"
 
-    def ended(task: Task) -> None:
-        if task.state == "failed":  # its process may not even have opened the run
-            with _said(f"the run of {task.name} could not be closed"):
-                _close(task)
+    def on_end(task: Task, error: str) -> None:
+        task.error = error
+        task.state = "failed" if error else "finished"
+        if error:  # its process may not even have opened the run
+            _close(task)
 
-    progress = Progress(parent, tasks, kept)
-    workers = Workers(tasks, study.params.workers, prepare, ended)
+    progress = ProgressReporter(parent, tasks, finished_runs)
+    executor = start_executor(tasks, study.params.workers, on_start, on_end)
     try:
-        while workers.busy():
-            time.sleep(LOOK_SECONDS)
-            with _said("the progress could not be read"):
-                progress.look()
+        while executor.busy():
+            time.sleep(UPDATE_SECONDS)
+            with _store_errors_printed("the progress could not be read"):
+                progress.update()
     finally:
-        workers.stop()
+        executor.stop()
         for task in tasks:
-            with _said(f"the run of {task.name} could not be closed"):
-                _close(task)
-        with _said("the progress could not be kept"):
+            _close(task)
+        with _store_errors_printed("the progress could not be stored"):
             progress.close()
 
 
 def _close(task: Task) -> None:
-    """Leave nothing of a task that did not come to its end."""
-    if task.run_id:
-        close_run(task.run_id, "FAILED" if task.state == "failed" else "KILLED", task.error)
-    if task.state == "failed" and task.checkpoint:
-        task.checkpoint.unlink(missing_ok=True)  # it is repeated from its start
+    """Close the run of a task that has not finished, and remove the checkpoint of one that failed.
+
+    A task that failed is repeated from its beginning.
+    """
+    with _store_errors_printed(f"the run of {task.name} could not be closed"):
+        if task.run_id:
+            status = "FAILED" if task.state == "failed" else "KILLED"
+            close_run(task.run_id, status, task.error)
+        if task.state == "failed" and task.checkpoint_file:
+            task.checkpoint_file.unlink(missing_ok=True)
 
 
 @contextmanager
-def _said(what: str) -> Iterator[None]:
-    """Say what went wrong with the store and go on: the trainings are worth more than the news."""
+def _store_errors_printed(what: str) -> Iterator[None]:
+    """Print an error of the store instead of raising it: it must not stop the trainings."""
     try:
         with plain_errors():
             yield
@@ -277,8 +162,43 @@ def _said(what: str) -> Iterator[None]:
         print(f"{what}: {problem}", file=sys.stderr)
 
 
+def _conclude(study: Study, parent: TrackedRun, experiment: str, tasks: list[Task]) -> StudySummary:
+    """Promote the best models, and log the comparison of the runs that have finished.
+
+    Raises:
+        PipelineError: if a task has failed.
+    """
+    asked = {study.name_of(params) for params in study.runs}
+    runs = [
+        run
+        for run in training_runs(experiment, study.id)
+        if run.is_finished and run.study_run in asked
+    ]
+    failed = [f"{task.name} failed: {task.error}" for task in tasks if task.error]
+    if not runs:
+        raise PipelineError("; ".join(failed))
+    news = _promote(runs)
+    report = comparison_of(
+        runs,
+        title=f"Study {study.label}",
+        by=study.compared_by,
+        margin=study.params.margin,
+        missing=failed,
+    )
+    files = comparison_files(report)
+    parent.log_artifacts(files)
+    markdown = str(files[Artifact.COMPARISON])
+    parent.set_description(_description(study, news, markdown))
+    if failed:
+        raise PipelineError(
+            f"{len(failed)} of {len(study.runs)} runs failed; the comparison of the others is "
+            f"at {parent.url}; the same command repeats them: {'; '.join(failed)}"
+        )
+    return StudySummary(parent.run_id, parent.url, markdown, news)
+
+
 def _description(study: Study, news: list[AliasNews] | None = None, comparison: str = "") -> str:
-    """What the page of the parent run shows on top."""
+    """What the page of the parent run shows at the top."""
     kinds = ", ".join(f"{name}: {' / '.join(map(str, v))}" for name, v in study.varied.items())
     lines = [
         f"Study of {len(study.runs)} runs by the protocol *{study.label}*"
@@ -302,7 +222,7 @@ def _promote(runs: list[RecordedRun]) -> list[AliasNews]:
             if place not in best or registered[1].beats(best[place][1]):
                 best[place] = registered
     return [
-        line
-        for (alias, _), (version, candidate) in sorted(best.items(), key=lambda item: item[0])
-        for line in promote(version, candidate, [alias])
+        item
+        for (alias, _), (version, candidate) in sorted(best.items(), key=lambda entry: entry[0])
+        for item in promote(version, candidate, [alias])
     ]

@@ -1,9 +1,15 @@
 """One tracked training: the loop, what is measured, what a run logs.
 
-- `loop`: epochs, learning rate, which epoch is best. No MLflow, no files.
 - `run`: one training as one MLflow run, from the parameters to the registered model.
+- `loop`: epochs, learning rate, which epoch is best. No MLflow, no files.
+- `recorder`: what a run keeps of each epoch.
+- `checkpoint`: the file from which an interrupted run continues.
+- `selected`: what a run logs of the best epoch's model.
+- `network`: the network that the parameters of a run describe.
 - `metrics`: accuracy, F1, loss, and how much of a pose is left after the transformer.
 - `poses`: what a transformer makes of one digit in eight poses.
+- `memory`: keep memory that was freed, for speed.
 
-`study/` and the command line use `run`; `evaluate.py` uses `metrics`.
+The command line uses `run`; `study/` uses `run`, `network` and `checkpoint`; `evaluate.py` uses
+`metrics`.
 """

@@ -8,18 +8,17 @@ all end up in `train`, called by `training/run.py`.
 """
 
 import copy
-import ctypes
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 from pipeline.data.augmentation import augment
 from pipeline.data.batches import normalize, shuffled_batches
@@ -29,19 +28,22 @@ from pipeline.errors import PipelineError
 from pipeline.models.stn import SpatialTransformerNetwork, localization_parameters
 from pipeline.params import RunParams
 from pipeline.tracking.vocabulary import Metric
+from pipeline.training.memory import keep_freed_memory
 
 EVALUATION_BATCH = 250  # images per forward pass; a speed setting, results do not depend on it
-
-EpochEnded = Callable[[int, dict[str, float]], None]  # epoch (from 1) and its metrics
-Checkpoint = dict[str, Any]  # of what torch.load(weights_only=True) reads; see `train`
 
 
 @dataclass(frozen=True)
 class BestEpoch:
-    """The epoch with the highest accuracy on the selection set; of equals, the last.
+    """The epoch with the highest accuracy on the selection set.
 
-    accuracy (a fraction) and loss are those on the selection set: the validation images where
-    there are some, else the test set, which makes them optimistic.
+    Of epochs with the same accuracy, the last one is the best: that is the replicated protocol.
+    (Models of different runs have no order in time; among them the loss breaks a tie, see
+    `tracking.registry.Candidate`.)
+
+    accuracy, loss: on the selection set, accuracy as a fraction. The selection set is the
+        validation images where there are some, else the test set, which makes both optimistic.
+    weights: the network's `state_dict` after that epoch.
     """
 
     epoch: int
@@ -50,112 +52,174 @@ class BestEpoch:
     weights: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a training stands after an epoch: all that its next epochs depend on.
+
+    model, optimizer, schedule: their `state_dict`. The tensors are the live ones, which the next
+        epoch changes.
+    best: the best epoch so far.
+    history: the metrics of each epoch so far; see `train`.
+    random: the state of torch's random number generators, of the CPU and of each GPU.
+    """
+
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    best: BestEpoch
+    history: list[dict[str, float]]
+    random: dict[str, Any]
+
+    @property
+    def epoch(self) -> int:
+        """The number of the last epoch, from 1."""
+        return len(self.history)
+
+
 def train(
     model: nn.Module,
     train_set: Digits,
     test_set: Digits,
     params: RunParams,
+    *,
     validation_set: Digits | None = None,
-    on_epoch_end: EpochEnded = lambda epoch, metrics: None,
-    on_checkpoint: Callable[[Checkpoint], None] | None = None,
-    checkpoint: Checkpoint | None = None,
-) -> BestEpoch:
-    """Train `model` in place with SGD and cross-entropy, and say which epoch was best.
+    on_epoch_end: Callable[[TrainingState], None] = lambda state: None,
+    resume_from: TrainingState | None = None,
+) -> TrainingState:
+    """Train `model` in place with SGD and cross-entropy, and select the best epoch.
 
     Args:
         model: images `(N, 1, S, S)` to logits `(N, 10)`, on the device of the images.
-        train_set: the digits as stored, uint8; each batch is distorted anew, as `params.dataset`
-            says, and normalized, which costs next to nothing and a fifth of the memory.
-        test_set, validation_set: the same, but distorted already.
+        train_set: the digits as stored, uint8 to save memory. Each batch is distorted as
+            `params.dataset` says, and normalized, when it is used.
+        test_set, validation_set: uint8, distorted already.
         params: dataset, epochs, iterations, batch_size, augmentation, lr, localization_lr_scale,
             momentum, lr_step, lr_step_iterations and lr_gamma are read. With `iterations`, the last
             epoch may be cut short.
-        on_epoch_end: called after each epoch with its number and metrics: `train_loss` and
-            `train_accuracy` (means over the epoch's images, with dropout), `test_loss` and
-            `test_accuracy`, with a validation set `val_loss` and `val_accuracy`,
-            `learning_rate` (in its first step), `epoch_seconds`, and `images_per_second` of the
-            training steps.
-        on_checkpoint: called before that with all that the next epochs depend on, and with the
-            metrics of all epochs so far as `history`. The tensors are the live ones: save them
-            before returning.
-        checkpoint: what `on_checkpoint` got; training goes on after its epoch. On the same machine
-            and with as many threads, the result is that of a training without a break.
+        on_epoch_end: called after each epoch. The epoch's metrics, `state.history[-1]`, are
+            `train_loss` and `train_accuracy` (means over the epoch's images, with dropout),
+            `test_loss` and `test_accuracy`, with a validation set `val_loss` and `val_accuracy`,
+            `learning_rate` (in the epoch's first step), `epoch_seconds`, and `images_per_second`
+            of the training steps.
+        resume_from: what `on_epoch_end` got in an earlier process. The training continues after
+            that epoch; on the same machine, with the same number of threads, its result is that of
+            a training without interruption.
+
+    Returns:
+        The state after the last epoch, with the best epoch and the metrics of all epochs.
 
     Raises:
-        PipelineError: if a weight is no longer a finite number, or the checkpoint is of a network
+        PipelineError: if a weight is no longer a finite number, or `resume_from` is of a network
             with other layers.
     """
     optimizer = torch.optim.SGD(
         _parameter_groups(model, params), lr=params.lr, momentum=params.momentum, fused=True
     )
-    schedule = torch.optim.lr_scheduler.StepLR(
-        optimizer, params.lr_step_iterations or params.lr_step, params.lr_gamma
-    )
-    decays_by_step = params.lr_step_iterations > 0
-    whole = params.steps_over(len(train_set.labels))
-    best: BestEpoch | None = None
-    history: list[dict[str, float]] = []
-    if checkpoint is not None:
-        try:
-            model.load_state_dict(checkpoint["model"])
-        except RuntimeError as error:  # names each weight that is missing or too much
-            raise PipelineError(
-                "the checkpoint does not fit the network: another version of the pipeline saved "
-                "it; start the study again, which repeats this run from its beginning"
-            ) from error
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        schedule.load_state_dict(checkpoint["schedule"])
-        best = BestEpoch(**checkpoint["best"])
-        history = checkpoint["history"]
-        _set_random_state(checkpoint["random"])
-
-    for epoch in range(len(history) + 1, params.epochs_over(len(train_set.labels)) + 1):
-        steps = min(whole, params.iterations - (epoch - 1) * whole) if params.iterations else whole
-        learning_rate = float(schedule.get_last_lr()[0])
+    schedule = StepLR(optimizer, params.lr_step_iterations or params.lr_step, params.lr_gamma)
+    state = resume_from
+    if state is not None:
+        _restore(state, model, optimizer, schedule)
+    first_epoch = state.epoch + 1 if state else 1
+    for epoch in range(first_epoch, params.epochs_over(len(train_set.labels)) + 1):
         start = time.perf_counter()
-        metrics = train_epoch(
-            model, train_set, optimizer, params, steps, schedule if decays_by_step else None
-        )
-        images = min(steps * params.batch_size, len(train_set.labels))
-        metrics[Metric.IMAGES_PER_SECOND] = images / (time.perf_counter() - start)
-        metrics[Metric.LEARNING_RATE] = learning_rate
-        if not all(parameter.isfinite().all() for parameter in model.parameters()):
-            raise PipelineError(
-                f"training diverged in epoch {epoch}: weights are not finite, "
-                f"train loss {metrics[Metric.TRAIN_LOSS]:g}; "
-                f"use a smaller lr (now {params.lr:g}) or momentum (now {params.momentum:g})"
-            )
-        if not decays_by_step:
-            schedule.step()
-
-        loss, accuracy = evaluate(model, test_set, params.dataset)
-        metrics |= {Metric.TEST_LOSS: loss, Metric.TEST_ACCURACY: accuracy}
-        if validation_set is not None:
-            loss, accuracy = evaluate(model, validation_set, params.dataset)
-            metrics |= {Metric.VAL_LOSS: loss, Metric.VAL_ACCURACY: accuracy}
-        if best is None or accuracy >= best.accuracy:
-            best = BestEpoch(epoch, accuracy, loss, copy.deepcopy(model.state_dict()))
-
+        metrics = _train_steps(model, train_set, optimizer, params, schedule, epoch=epoch)
+        _check_finite(model, params, epoch=epoch, train_loss=metrics[Metric.TRAIN_LOSS])
+        selection_loss, selection_accuracy = evaluate(model, test_set, params.dataset)
+        metrics |= {Metric.TEST_LOSS: selection_loss, Metric.TEST_ACCURACY: selection_accuracy}
+        if validation_set is not None:  # then it selects
+            selection_loss, selection_accuracy = evaluate(model, validation_set, params.dataset)
+            metrics |= {Metric.VAL_LOSS: selection_loss, Metric.VAL_ACCURACY: selection_accuracy}
+        best = state.best if state else None
+        if best is None or selection_accuracy >= best.accuracy:
+            weights = copy.deepcopy(model.state_dict())
+            best = BestEpoch(epoch, selection_accuracy, selection_loss, weights)
         metrics[Metric.EPOCH_SECONDS] = time.perf_counter() - start
-        history.append(metrics)
-        if on_checkpoint is not None:
-            on_checkpoint(
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "best": vars(best),
-                    "history": history,
-                    "random": _random_state(),
-                }
-            )
-        on_epoch_end(epoch, metrics)
+        state = TrainingState(
+            model=model.state_dict(),
+            optimizer=optimizer.state_dict(),
+            schedule=schedule.state_dict(),
+            best=best,
+            history=[*(state.history if state else []), metrics],
+            random=_random_state(),
+        )
+        on_epoch_end(state)
 
-    assert best is not None  # there is at least one epoch
-    return best
+    assert state is not None  # there is at least one epoch
+    return state
+
+
+def _restore(
+    state: TrainingState, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler
+) -> None:
+    """Take up a training where it stood.
+
+    Raises:
+        PipelineError: if the state is of a network with other layers.
+    """
+    try:
+        model.load_state_dict(state.model)
+    except RuntimeError as error:  # names each weight that is missing or too much
+        raise PipelineError(
+            "the checkpoint does not fit the network: another version of the pipeline saved "
+            "it; start the study again, which repeats this run from its beginning"
+        ) from error
+    optimizer.load_state_dict(state.optimizer)
+    schedule.load_state_dict(state.schedule)
+    torch.set_rng_state(state.random["cpu"])
+    if state.random["cuda"]:
+        torch.cuda.set_rng_state_all(state.random["cuda"])
+
+
+def _random_state() -> dict[str, Any]:
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": gpus}
+
+
+def _train_steps(
+    model: nn.Module,
+    train_set: Digits,
+    optimizer: Optimizer,
+    params: RunParams,
+    schedule: LRScheduler,
+    *,
+    epoch: int,
+) -> dict[str, float]:
+    """The training steps of an epoch and its decay of the learning rate; their metrics."""
+    image_count = len(train_set.labels)
+    steps = steps_per_epoch = params.steps_over(image_count)
+    if params.iterations:
+        steps = min(steps_per_epoch, params.iterations - (epoch - 1) * steps_per_epoch)
+    decays_by_step = params.lr_step_iterations > 0
+    learning_rate = float(schedule.get_last_lr()[0])
+    start = time.perf_counter()
+    metrics = train_epoch(
+        model,
+        train_set,
+        optimizer,
+        params,
+        steps=steps,
+        schedule=schedule if decays_by_step else None,
+    )
+    seconds = time.perf_counter() - start
+    metrics[Metric.IMAGES_PER_SECOND] = min(steps * params.batch_size, image_count) / seconds
+    metrics[Metric.LEARNING_RATE] = learning_rate
+    if not decays_by_step:
+        schedule.step()
+    return metrics
+
+
+def _check_finite(model: nn.Module, params: RunParams, *, epoch: int, train_loss: float) -> None:
+    """Raises PipelineError if a weight is infinite or not a number."""
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise PipelineError(
+            f"training diverged in epoch {epoch}: weights are not finite, "
+            f"train loss {train_loss:g}; "
+            f"use a smaller lr (now {params.lr:g}) or momentum (now {params.momentum:g})"
+        )
 
 
 def _parameter_groups(model: nn.Module, params: RunParams) -> list[dict[str, Any]]:
+    """The optimizer's parameter groups: two if the localization network's learning rate differs."""
     if params.localization_lr_scale == 1 or not isinstance(model, SpatialTransformerNetwork):
         return [{"params": list(model.parameters())}]
     own = localization_parameters(model)
@@ -168,17 +232,22 @@ def _parameter_groups(model: nn.Module, params: RunParams) -> list[dict[str, Any
 def train_epoch(
     model: nn.Module,
     train_set: Digits,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     params: RunParams,
+    *,
     steps: int | None = None,
-    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+    schedule: LRScheduler | None = None,
 ) -> dict[str, float]:
-    """One pass over the training images; `train_loss` and `train_accuracy` over all its steps.
+    """One pass over the training images, in random order.
 
-    steps: ends the pass after so many.
-    schedule: of the learning rate, told of each step.
+    Args:
+        steps: the pass ends after this number of steps; None uses all images.
+        schedule: of the learning rate; it advances with each step.
+
+    Returns:
+        `train_loss` and `train_accuracy`, means over the images used, with dropout.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     model.train()
     count = 0
     loss_sum = torch.zeros((), device=train_set.labels.device)
@@ -204,20 +273,6 @@ def train_epoch(
     }
 
 
-@cache
-def _keep_freed_memory() -> None:
-    """Have glibc, if that is there, keep up to 1 GiB of what this process frees.
-
-    A training step needs what the one before freed. Of large images glibc returns it to the system
-    each time, and getting it anew takes about a tenth of a step (60 or 112 pixels; mallopt(3)).
-    """
-    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3
-        libc.mallopt(trim_threshold, 2**30)
-        libc.mallopt(mmap_threshold, 2**25)  # the most that it may be
-
-
 @torch.inference_mode()
 def evaluate(model: nn.Module, data: Digits, dataset: str) -> tuple[float, float]:
     """Mean cross-entropy and accuracy (a fraction) of `model` in evaluation mode."""
@@ -227,14 +282,3 @@ def evaluate(model: nn.Module, data: Digits, dataset: str) -> tuple[float, float
     )
     loss = F.cross_entropy(logits, data.labels).item()
     return loss, (logits.argmax(dim=1) == data.labels).sum().item() / len(data.labels)
-
-
-def _random_state() -> dict[str, Any]:
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": gpus}
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -7,20 +7,12 @@ import mlflow
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.params import resolve_study
 from pipeline.study import study
-from pipeline.study.progress import Progress
-from pipeline.study.study import (
-    _compared_by,
-    _folder,
-    _lock,
-    _name,
-    _plan,
-    _promote,
-    _said,
-    run_study,
-)
-from pipeline.study.workers import Task
+from pipeline.study.executor import Task
+from pipeline.study.plan import resolve_study
+from pipeline.study.progress import ProgressReporter
+from pipeline.study.resume import checkpoint_folder, locked, tasks_of
+from pipeline.study.study import _promote, _store_errors_printed, run_study
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
 from pipeline.tracking.registry import Candidate
 from pipeline.tracking.runs import close_run, create_nested_run, open_run
@@ -51,7 +43,7 @@ def nested(parent, name, status="RUNNING", epochs=0, checkpoint=False):
 
 
 def plan():
-    tasks, kept = _plan(STUDY, training_runs("stn-mnist", STUDY.id))
+    tasks, kept = tasks_of(STUDY, training_runs("stn-mnist", STUDY.id), "stn-mnist")
     return {task.name: task.run_id for task in tasks}, [run.run_id for run in kept]
 
 
@@ -86,9 +78,9 @@ def test_finished_runs_are_kept_interrupted_ones_continued_failed_ones_repeated(
 
 def test_more_runs_are_added_to_a_finished_study(parent):
     for params in STUDY.runs:
-        nested(parent, _name(STUDY, params), "FINISHED", 3)
+        nested(parent, STUDY.name_of(params), "FINISHED", 3)
     larger = resolve_study({"runs": "3", "epochs": "3"})
-    tasks, kept = _plan(larger, training_runs("stn-mnist", larger.id))
+    tasks, kept = tasks_of(larger, training_runs("stn-mnist", larger.id), "stn-mnist")
     assert [task.name for task in tasks] == ["conv2d seed=2", "coordconv2d seed=2"]
     assert len(kept) == 4
 
@@ -120,40 +112,43 @@ def test_the_parent_is_found_again_and_is_none_of_its_runs(parent):
 
 
 def test_two_processes_do_not_work_on_one_study(store):
-    path = store / "checkpoints" / "study.lock"
-    with _lock(path), pytest.raises(PipelineError, match="is running already, in the process"):
-        _lock(path).__enter__()
-    with _lock(path):  # free again
+    folder = store / "checkpoints"
+    with (
+        locked(STUDY, folder),
+        pytest.raises(PipelineError, match="is running already, in the process"),
+    ):
+        locked(STUDY, folder).__enter__()
+    with locked(STUDY, folder):  # free again
         pass
 
 
 def test_a_study_goes_on_where_it_was_started():
     here, host = Path.cwd() / "checkpoints", socket.gethostname()
-    assert _folder(STUDY, None) == here
+    assert checkpoint_folder(STUDY, None) == here
 
     def parent_with(status, tags):
         return RecordedRun("id", "1", "study", status, {}, {}, tags)
 
     there = {"stn.host": host, "stn.checkpoints": "/elsewhere/checkpoints"}
-    assert _folder(STUDY, parent_with("RUNNING", there)) == Path("/elsewhere/checkpoints")
+    assert checkpoint_folder(STUDY, parent_with("RUNNING", there)) == Path("/elsewhere/checkpoints")
     other = {**there, "stn.host": "another-machine"}
-    assert _folder(STUDY, parent_with("KILLED", other)) == here
+    assert checkpoint_folder(STUDY, parent_with("KILLED", other)) == here
     with pytest.raises(
         PipelineError,
         match="on another-machine, with its checkpoints in /elsewhere/",
     ):
-        _folder(STUDY, parent_with("RUNNING", other))
+        checkpoint_folder(STUDY, parent_with("RUNNING", other))
 
 
 def test_a_container_that_comes_back_under_another_name_continues(tmp_path):
     (tmp_path / f"{STUDY.id}.lock").touch()
     tags = {"stn.host": "another-name", "stn.checkpoints": str(tmp_path)}
     parent = RecordedRun("id", "1", "study", "RUNNING", {}, {}, tags)
-    assert _folder(STUDY, parent) == tmp_path
+    assert checkpoint_folder(STUDY, parent) == tmp_path
 
 
 def test_a_store_that_fails_does_not_stop_the_trainings(capsys):
-    with _said("the progress could not be read"):
+    with _store_errors_printed("the progress could not be read"):
         raise OSError("disk full")
     assert capsys.readouterr().err == "the progress could not be read: disk full\n"
 
@@ -185,7 +180,7 @@ def test_an_alias_is_offered_to_the_best_of_each_selection(parent, monkeypatch):
 
 def test_a_name_says_what_varies(store):
     grid = resolve_study({"conv_layer": "conv2d", "lr": "0.01,0.1", "runs": "1"})
-    assert [_name(grid, params) for params in grid.runs] == [
+    assert [grid.name_of(params) for params in grid.runs] == [
         "conv2d lr=0.01 seed=0",
         "conv2d lr=0.1 seed=0",
     ]
@@ -193,7 +188,7 @@ def test_a_name_says_what_varies(store):
 
 def test_an_architecture_speaks_for_itself_in_a_name():
     study = resolve_study({"conv_layer": "conv2d", "architecture": "cnn,stn-c1", "runs": "1"})
-    assert [_name(study, params) for params in study.runs] == [
+    assert [study.name_of(params) for params in study.runs] == [
         "conv2d cnn seed=0",
         "conv2d stn-c1 seed=0",
     ]
@@ -211,7 +206,7 @@ def test_an_architecture_speaks_for_itself_in_a_name():
     ],
 )
 def test_architectures_and_layers_are_compared_where_they_vary(given, by):
-    assert _compared_by(resolve_study(given)) == by
+    assert resolve_study(given).compared_by == by
 
 
 def test_a_network_that_cannot_be_built_ends_a_study_before_it_begins(store):
@@ -234,7 +229,7 @@ def test_each_data_set_has_aliases_of_its_own(parent, monkeypatch):
 def test_names_do_not_depend_on_the_order_of_the_options():
     def names(**given):
         study = resolve_study({"runs": "1", **given})
-        return {_name(study, params) for params in study.runs}
+        return {study.name_of(params) for params in study.runs}
 
     assert names(lr="0.01,0.1", momentum="0,0.9") == names(momentum="0.9,0", lr="0.1,0.01")
 
@@ -246,19 +241,19 @@ def test_the_progress_counts_names_the_best_and_foretells_the_end(parent):
     kept = training_runs("stn-mnist", STUDY.id)
     running = Task("coordconv2d seed=0", STUDY.runs[1], STUDY.label, state="running")
     waiting = Task("conv2d seed=1", STUDY.runs[2], STUDY.label)
-    progress = Progress(parent, [running, waiting], kept)
+    progress = ProgressReporter(parent, [running, waiting], kept)
     assert progress.text() == (
         "1/3 runs, best 97.00% (conv2d seed=0); coordconv2d seed=0 0/3 0.00%"
     )
     running.run_id = nested(parent, running.name, epochs=2)
-    progress.start -= 120  # two epochs in two minutes leave four epochs, and four minutes
-    progress.look()
+    progress._started -= 120  # two epochs in two minutes leave four epochs, and four minutes
+    progress.update()
     assert progress.text() == (
         "1/3 runs, best 97.00% (conv2d seed=0), 4 min left; coordconv2d seed=0 2/3 95.00%"
     )
     running.state = "failed"
     running.error = "out of disk"
-    progress.look()
+    progress.update()
     progress.close()
     stored = mlflow.get_run(parent.run_id).data
     assert stored.tags["stn.progress"].startswith("1/3 runs")

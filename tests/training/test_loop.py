@@ -9,25 +9,19 @@ import torch
 from pipeline.data.batches import normalize
 from pipeline.data.mnist import Digits
 from pipeline.errors import PipelineError
-from pipeline.models.build import build_model
 from pipeline.params import RunParams
+from pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.training.loop import evaluate, train
-
-SETTINGS = {"radius_center": 0.5}
+from pipeline.training.network import build_network
 
 
 def fit(some_digits, conv_layer="conv2d", validation=None, **settings):
     """Train on real digits; the best epoch, the metrics of all epochs, the model."""
     params = RunParams(conv_layer=conv_layer, **settings)
     torch.manual_seed(params.seed)
-    model = build_model(conv_layer=conv_layer, layer_settings=SETTINGS).to(
-        memory_format=torch.channels_last
-    )
-    history = []
-    best = train(
-        model, *some_digits, params, validation, lambda epoch, metrics: history.append(metrics)
-    )
-    return best, history, model
+    model = build_network(params).to(memory_format=torch.channels_last)
+    state = train(model, *some_digits, params, validation_set=validation)
+    return state.best, state.history, model
 
 
 @pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
@@ -65,15 +59,9 @@ def test_iterations_end_the_training_within_an_epoch_and_decay_the_learning_rate
     params = RunParams(
         iterations=10, lr=0.08, lr_step_iterations=3, lr_gamma=0.5, batch_size=500, epochs=1
     )
-    rates = []
     torch.manual_seed(0)
-    train(
-        model,
-        train_set,
-        test_set,
-        params,
-        on_epoch_end=lambda _, metrics: rates.append(metrics["learning_rate"]),
-    )
+    history = train(model, train_set, test_set, params).history
+    rates = [metrics["learning_rate"] for metrics in history]
     assert rates == pytest.approx([0.08, 0.04, 0.02])
 
     torch.manual_seed(0)
@@ -124,13 +112,13 @@ def zeros(count):
 
 
 def test_the_best_epoch_has_the_highest_test_accuracy_and_a_tie_goes_to_the_later():
-    best = train(Scripted([5, 8, 6, 8, 7]), zeros(4), zeros(10), RunParams(epochs=5))
+    best = train(Scripted([5, 8, 6, 8, 7]), zeros(4), zeros(10), RunParams(epochs=5)).best
     assert (best.epoch, best.accuracy) == (4, 0.8)
 
 
 def test_with_a_validation_set_the_test_set_has_no_say():
     model = Scripted([9, 3, 5, 7, 9, 5])  # test, validation, test, validation, …
-    best = train(model, zeros(4), zeros(10), RunParams(epochs=3), validation_set=zeros(10))
+    best = train(model, zeros(4), zeros(10), RunParams(epochs=3), validation_set=zeros(10)).best
     assert (best.epoch, best.accuracy) == (2, 0.7)
 
 
@@ -148,13 +136,12 @@ def test_the_train_loss_is_the_mean_over_all_images_of_the_epoch():
     labels = (torch.arange(10) > 7).long()
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 10))
     params = RunParams(epochs=1, batch_size=4, lr=1e-12)
-    seen = {}
-    train(model, Digits(images, labels), zeros(3), params, on_epoch_end=lambda _, m: seen.update(m))
+    (metrics,) = train(model, Digits(images, labels), zeros(3), params).history
     with torch.no_grad():
         logits = model(normalize("mnist", images))
     expected = torch.nn.functional.cross_entropy(logits, labels).item()
-    assert seen["train_loss"] == pytest.approx(expected, rel=1e-5)
-    assert seen["train_accuracy"] == (logits.argmax(1) == labels).float().mean().item()
+    assert metrics["train_loss"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["train_accuracy"] == (logits.argmax(1) == labels).float().mean().item()
 
 
 @pytest.mark.parametrize("padding_mode", ["border", "reflection"])
@@ -162,7 +149,7 @@ def test_the_train_loss_is_the_mean_over_all_images_of_the_epoch():
 def test_a_transformer_that_lost_its_way_does_not_crash_the_process(
     some_digits, padding_mode, value
 ):
-    model = build_model(padding_mode=padding_mode)
+    model = build_network(RunParams(padding_mode=padding_mode))
     with torch.no_grad():
         model.transformer.localization[-1].bias.fill_(value)
     logits = model(normalize("mnist", some_digits[0].images[:64]))
@@ -188,74 +175,62 @@ def test_a_training_that_goes_on_from_its_checkpoint_is_the_same_bit_by_bit(
     params = RunParams(conv_layer=conv_layer, momentum=0.9, batch_norm="classifier", **schedule)
 
     def model():
-        network = build_model(
-            conv_layer=conv_layer,
-            layer_settings=SETTINGS,
-            batch_norm="classifier",
-            architecture=params.architecture,
-        )
-        return network.to(memory_format=torch.channels_last)
+        return build_network(params).to(memory_format=torch.channels_last)
 
-    def save(checkpoint):
-        torch.save(checkpoint, tmp_path / f"{len(checkpoint['history'])}.pt")
+    def save(state):
+        save_checkpoint(tmp_path / f"{state.epoch}.pt", Checkpoint(state, {}))
 
-    whole, parts = [], []
     torch.manual_seed(1)
     straight = model()
-    best = train(straight, *some_digits, params, None, lambda _, m: whole.append(m), save)
+    expected = train(straight, *some_digits, params, on_epoch_end=save)
 
     torch.manual_seed(99)  # whatever the new process drew before
     resumed = model()
-    checkpoint = torch.load(tmp_path / "2.pt", weights_only=True)
-    resumed_best = train(
-        resumed, *some_digits, params, None, lambda _, m: parts.append(m), save, checkpoint
-    )
+    checkpoint = load_checkpoint(tmp_path / "2.pt")
+    assert checkpoint.state.epoch == 2
+    state = train(resumed, *some_digits, params, resume_from=checkpoint.state)
 
-    assert [m["train_loss"] for m in parts] == [m["train_loss"] for m in whole[2:]]
-    assert [m["learning_rate"] for m in parts] == [m["learning_rate"] for m in whole[2:]]
+    for metric in ("train_loss", "train_accuracy", "test_loss", "learning_rate"):
+        assert [m[metric] for m in state.history] == [m[metric] for m in expected.history]
     for name, weights in straight.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], weights)
-    assert resumed_best.epoch == best.epoch
-    for name, weights in best.weights.items():
-        assert torch.equal(resumed_best.weights[name], weights)
+    assert state.best.epoch == expected.best.epoch
+    for name, weights in expected.best.weights.items():
+        assert torch.equal(state.best.weights[name], weights)
 
 
 def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(some_digits):
     params = RunParams(epochs=1, batch_size=32)
-    kept = []
-    model = build_model().to(memory_format=torch.channels_last)
-    train(model, *some_digits, params, on_checkpoint=kept.append)
-    other = build_model(conv_layer="coordconv2d", layer_settings=SETTINGS).to(
-        memory_format=torch.channels_last
-    )
+    state = train(build_network(params), *some_digits, params)
+    other = build_network(RunParams(conv_layer="coordconv2d"))
     with pytest.raises(PipelineError, match=r"^the checkpoint does not fit the network: .*again"):
-        train(other, *some_digits, params, checkpoint=kept[0])
+        train(other, *some_digits, params, resume_from=state)
 
 
-def test_a_checkpoint_of_the_last_epoch_needs_no_further_training(some_digits, tmp_path):
+def test_a_checkpoint_of_the_last_epoch_needs_no_further_training(some_digits):
     params = RunParams(epochs=1, batch_size=500)
-    kept = []
-    model = build_model()
-    best = train(model, *some_digits, params, on_checkpoint=kept.append)
-    again = train(model, *some_digits, params, on_checkpoint=kept.append, checkpoint=kept[0])
-    assert len(kept) == 1
-    assert again.accuracy == best.accuracy
+    ended = []
+    model = build_network(params)
+    state = train(model, *some_digits, params, on_epoch_end=ended.append)
+    again = train(model, *some_digits, params, on_epoch_end=ended.append, resume_from=state)
+    assert ended == [state]
+    assert again == state
 
 
 FAULTS_OF_A_STEP = """
 import resource, sys, torch
 from pipeline.training import loop
 from pipeline.data.mnist import Digits, load_mnist
-from pipeline.models.build import build_model
 from pipeline.params import RunParams
 from pipeline.training.loop import train_epoch
+from pipeline.training.network import build_network
 
 if sys.argv[1] == "without":
-    loop._keep_freed_memory = lambda: None
+    loop.keep_freed_memory = lambda: None
 torch.set_num_threads(1)
 digits = Digits(*(part[: 64 * 5] for part in load_mnist("data")[0]))
 larger = Digits(torch.nn.functional.interpolate(digits.images, size=(112, 112)), digits.labels)
-model = build_model(image_size=112, network="paper")
+model = build_network(RunParams(dataset="scaled", network="paper"))
 model.to(memory_format=torch.channels_last)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
 for _ in range(2):

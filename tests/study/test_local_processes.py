@@ -8,45 +8,52 @@ from pathlib import Path
 import pytest
 
 from pipeline.params import RunParams
-from pipeline.study import workers
-from pipeline.study.workers import ATTEMPTS, Task, Workers
+from pipeline.study import local_processes
+from pipeline.study.executor import Task
+from pipeline.study.local_processes import ATTEMPTS, LocalProcesses
 
 
-def succeed(params, run_id, checkpoint, protocol):
-    checkpoint.write_text(f"{os.environ['OMP_NUM_THREADS']} {os.getppid()}")
+def succeed(task):
+    task.checkpoint_file.write_text(f"{os.environ['OMP_NUM_THREADS']} {os.getppid()}")
     return ""
 
 
-def fail_with_odd_seeds(params, run_id, checkpoint, protocol):
-    return "disk full" if params.seed % 2 else ""
+def fail_with_odd_seeds(task):
+    return "disk full" if task.params.seed % 2 else ""
 
 
-def die_twice(params, run_id, checkpoint, protocol):
+def die_twice(task):
     """Each process gets one epoch further, as a real training does."""
-    lives = checkpoint.read_text() if checkpoint.exists() else ""
+    file = task.checkpoint_file
+    lives = file.read_text() if file.exists() else ""
     if len(lives) == 2:
         return ""
-    checkpoint.write_text(lives + "x")
+    file.write_text(lives + "x")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die(params, run_id, checkpoint, protocol):
+def die(task):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def sleep(params, run_id, checkpoint, protocol):
-    checkpoint.write_text(str(os.getpid()))
+def sleep(task):
+    task.checkpoint_file.write_text(str(os.getpid()))
     time.sleep(600)
 
 
-def run(monkeypatch, tmp_path, function, count=2, tasks=2):
-    monkeypatch.setattr(workers, "_train", function)
+def end(task, error):
+    task.state, task.error = "failed" if error else "finished", error
+
+
+def run(monkeypatch, tmp_path, function, workers=2, tasks=2):
+    monkeypatch.setattr(local_processes, "train_task", function)
     tasks = [Task(f"run {n}", RunParams(seed=n), "replication") for n in range(tasks)]
 
-    def prepare(task):
-        task.run_id, task.checkpoint = "id", tmp_path / f"{task.name}.pt"
+    def start(task):
+        task.run_id, task.checkpoint_file = "id", tmp_path / f"{task.name}.pt"
+        task.state = "running"
 
-    return tasks, Workers(tasks, count, prepare, lambda task: None)
+    return tasks, LocalProcesses(tasks, workers, start, end)
 
 
 def wait(pool, seconds=60):
@@ -83,15 +90,13 @@ def test_a_task_whose_processes_die_without_progress_fails_in_the_end(monkeypatc
     assert f"died {ATTEMPTS} times" in tasks[0].error
 
 
-def test_a_task_that_cannot_be_prepared_fails(monkeypatch, tmp_path):
+def test_a_task_that_gets_no_run_fails():
     tasks = [Task("run", RunParams(), "replication")]
 
-    def prepare(task):
+    def start(task):
         raise OSError("the store is gone")
 
-    ended = []
-    wait(Workers(tasks, 1, prepare, ended.append))
-    assert ended == tasks
+    wait(LocalProcesses(tasks, 1, start, end))
     assert tasks[0].state == "failed"
     assert "the store is gone" in tasks[0].error
 
@@ -110,9 +115,9 @@ def test_stopped_workers_leave_no_process(monkeypatch, tmp_path):
     assert [task.state for task in tasks] == ["running"] * 2
 
 
-@pytest.mark.parametrize("count", [1, 5])
-def test_no_more_workers_than_tasks_are_started(monkeypatch, tmp_path, count):
-    tasks, pool = run(monkeypatch, tmp_path, succeed, count=count, tasks=2)
-    assert len(pool._threads) == min(count, 2)
+@pytest.mark.parametrize("workers", [1, 5])
+def test_no_more_workers_than_tasks_are_started(monkeypatch, tmp_path, workers):
+    tasks, pool = run(monkeypatch, tmp_path, succeed, workers=workers, tasks=2)
+    assert len(pool._threads) == min(workers, 2)
     wait(pool)
     assert {task.state for task in tasks} == {"finished"}

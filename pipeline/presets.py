@@ -1,0 +1,159 @@
+"""Presets, the YAML files of parameters, and precedence: command line, then preset, then default.
+
+A preset describes a protocol, for a study as for a single training. `runs`, `margin` and the other
+parameters of a study in it say how many trainings a study consists of and how it compares them; a
+single training has no use for them and leaves them out.
+"""
+
+import difflib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import PipelineError
+from pipeline.models.conv_layers import pinned
+from pipeline.params import IN_PLACE_OF, RunParams, StudyParams, validated
+
+# the parameters of a run of which a study takes one value, never a list
+_NO_LIST = {"preset", "experiment", "data_dir", "device", "threads"}
+
+
+def resolve(given: dict[str, Any]) -> RunParams:
+    """Complete the parameters that were given by those of their preset and the defaults.
+
+    Args:
+        given: parameter names and values, as text or typed. `preset` names a YAML file.
+
+    Raises:
+        PipelineError: for an unknown name, a value of the wrong type or out of range, or a preset
+            that is missing, is no mapping of parameters, or has a list of values for a parameter
+            that is not given.
+    """
+    preset = _of_a_run(without_replaced(preset_of(given), given))
+    for name, value in preset.items():
+        if _is_list(value):
+            first = values_of(name, value)[0]
+            raise PipelineError(
+                f"preset {given['preset']}: {name} is a list, {value}, which is for a study; for "
+                f"one training, choose: --{name} {first}"
+            )
+    return complete({**preset, **given})
+
+
+def complete(values: dict[str, Any]) -> RunParams:
+    """The parameters of a run with these values and, for the others, the defaults.
+
+    A layer of the user's own gets the digest of its source into its name.
+
+    Raises:
+        PipelineError: for an unknown name, or a value of the wrong type or out of range.
+    """
+    params = validated(RunParams, values)
+    return params.model_copy(update={"conv_layer": pinned(params.conv_layer)})
+
+
+def protocol_label(params: RunParams, except_for: Collection[str] = ()) -> str:
+    """The preset's name and what differs from it, such as `replication epochs=3`.
+
+    Args:
+        except_for: names of parameters that the label leaves out.
+    """
+    preset = read_preset(params.preset) if params.preset else {}
+    reference = RunParams(**_single_values(preset)).protocol
+    name = Path(params.preset).stem if params.preset else "replication"
+    changed = [
+        f"{k}={v}"
+        for k, v in params.protocol.items()
+        if v != reference.get(k) and k not in except_for
+    ]
+    return " ".join([name, *changed])
+
+
+def preset_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters in the preset that is given, checked; empty if none is given.
+
+    Raises:
+        PipelineError: if the preset cannot be read, or a value in it is not allowed.
+    """
+    path = given.get("preset")
+    if not path:
+        return {}
+    preset = read_preset(path)
+    validated(RunParams, _single_values(preset), source=f"preset {path}: ")
+    return preset
+
+
+def without_replaced(preset: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The preset's values without those that the command line replaces, perhaps by another unit.
+
+    Raises:
+        PipelineError: if the preset or the command line has a length, or a decay, in epochs and in
+            iterations.
+    """
+    replaced = set(given)
+    for new, old in IN_PLACE_OF.items():
+        for values in (preset, given):
+            if new in values and old in values:
+                raise PipelineError(f"give {old} or {new}, which takes its place, but not both")
+        if new in given or old in given:
+            replaced |= {new, old}
+    return {name: value for name, value in preset.items() if name not in replaced}
+
+
+def values_of(name: str, value: Any) -> list[Any]:
+    """A parameter's values in a study, of a YAML list or a comma list.
+
+    Raises:
+        PipelineError: if one of them is empty.
+    """
+    if name in _NO_LIST or value is None:
+        return [value]
+    values = value if isinstance(value, list) else str(value).split(",")
+    values = [v.strip() if isinstance(v, str) else v for v in values]
+    if not values or "" in values:
+        raise PipelineError(f"{name}: got {value!r}: an empty value; write value,value,…")
+    return values
+
+
+def read_preset(path: str) -> dict[str, Any]:
+    """Read the parameters in a YAML file.
+
+    Raises:
+        PipelineError: if it cannot be read, is no mapping, or has a key that is no parameter.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(sorted(str(p) for p in Path("params").glob("*.yaml")))
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise PipelineError(
+            f"preset {path}: {reason}" + (f"; there are: {known}" if known else "")
+        ) from None
+    except yaml.YAMLError as error:
+        raise PipelineError(f"preset {path}: not YAML: {' '.join(str(error).split())}") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise PipelineError(f"preset {path}: must be lines of `parameter: value`")
+    known_keys = [n for n in (*RunParams.model_fields, *StudyParams.model_fields) if n != "preset"]
+    for key in content:
+        if key not in known_keys:
+            near = difflib.get_close_matches(str(key), known_keys, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "allowed: " + ", ".join(known_keys)
+            raise PipelineError(f"preset {path}: unknown parameter {key}; {hint}")
+    return content
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) or "," in str(value)
+
+
+def _single_values(preset: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a run that are not lists of values."""
+    return {name: value for name, value in _of_a_run(preset).items() if not _is_list(value)}
+
+
+def _of_a_run(preset: dict[str, Any]) -> dict[str, Any]:
+    """The preset without the parameters of a study, which the module's docstring explains."""
+    return {name: value for name, value in preset.items() if name in RunParams.model_fields}

@@ -1,0 +1,115 @@
+"""What a study consists of: its runs, what varies among them, and the id by which it is known."""
+
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.models.conv_layers import CONV_LAYERS
+from pipeline.params import RunParams, StudyParams, kind_of, validated
+from pipeline.presets import complete, preset_of, protocol_label, values_of, without_replaced
+
+DEFAULT_LAYERS = ",".join(CONV_LAYERS)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs that a study consists of.
+
+    id: names the study in its runs' tag `stn.study`. It follows from the parameters that matter
+        to the science, but not from the seeds: with other or more seeds it is the same study.
+    label: of the protocol, see `presets.protocol_label`, without the parameters that vary.
+    varied: the parameters that differ from run to run, with their values, without the seed.
+    runs: the parameters of each; seed by seed, so that an unfinished study has runs of each kind.
+    params: how many runs, how many at a time, how they are compared.
+    """
+
+    id: str
+    label: str
+    varied: dict[str, list[Any]]
+    runs: list[RunParams]
+    params: StudyParams
+
+    def name_of(self, params: RunParams) -> str:
+        """The name of a run, unique in its study: `coordconv2d seed=3`."""
+        values = {name: getattr(params, name) for name in ("conv_layer", *self.varied)}
+        return f"{kind_of(values)} seed={params.seed}"
+
+    @property
+    def compared_by(self) -> str:
+        """The parameters that tell the groups of the comparison apart, a comma list.
+
+        These are `architecture` and `conv_layer` if they vary, else every parameter that varies,
+        else `conv_layer`.
+        """
+        names = [name for name in ("architecture", "conv_layer") if name in self.varied]
+        return ",".join(names or self.varied or ["conv_layer"])
+
+
+def resolve_study(given: dict[str, Any]) -> Study:
+    """Complete the parameters of a study by those of its preset and the defaults.
+
+    By default, the layers are `DEFAULT_LAYERS` and the seeds are 0 to `runs` - 1.
+
+    Args:
+        given: parameters of runs, each a value or a comma list of values, and of the study.
+
+    Raises:
+        PipelineError: as `presets.resolve`, and where a list repeats a value, or both `runs` and
+            `seed` are given.
+    """
+    study_params, lists = _parameters(given)
+    seeds = lists.pop("seed")
+    runs = [
+        complete(dict(zip(["seed", *lists], values, strict=True)))
+        for values in itertools.product(seeds, *lists.values())
+    ]
+    for name, values in {**lists, "seed": seeds}.items():
+        if len({getattr(run, name) for run in runs}) < len(values):
+            raise PipelineError(f"{name}: got {','.join(map(str, values))!r}: a value is repeated")
+    varied = {
+        name: list(dict.fromkeys(getattr(run, name) for run in runs))
+        for name in RunParams.model_fields  # in one order, however they were given
+        if len(lists.get(name, [])) > 1
+    }
+    label = protocol_label(runs[0], except_for=set(varied))
+    return Study(_study_id(runs), label, varied, runs, study_params)
+
+
+def _parameters(given: dict[str, Any]) -> tuple[StudyParams, dict[str, list[Any]]]:
+    """The study's own parameters, and the values of each parameter of its runs, with `seed`."""
+    preset, given = _seeds_as_runs(preset_of(given)), _seeds_as_runs(given)
+    preset = without_replaced(preset, given)
+    if "seed" in given and "runs" not in given:
+        preset.pop("runs", None)  # the command line goes before the preset
+    of_runs = {"conv_layer": DEFAULT_LAYERS, **preset, **given}
+    of_study = {name: of_runs.pop(name) for name in StudyParams.model_fields if name in of_runs}
+    study_params = validated(StudyParams, of_study)
+    if "runs" in of_study and "seed" in of_runs:
+        raise PipelineError("give runs, for the seeds 0, 1, …, or a list as seed, but not both")
+    of_runs.setdefault("seed", ",".join(map(str, range(study_params.runs))))
+    return study_params, {name: values_of(name, value) for name, value in of_runs.items()}
+
+
+def _seeds_as_runs(given: dict[str, Any]) -> dict[str, Any]:
+    """The same with `runs` in place of `seeds`, which is another name of it."""
+    if "seeds" not in given:
+        return dict(given)
+    if "runs" in given:
+        raise PipelineError("give runs or seeds, which are the same, but not both")
+    return {"runs" if name == "seeds" else name: value for name, value in given.items()}
+
+
+def _study_id(runs: list[RunParams]) -> str:
+    """Twelve hexadecimal digits that follow from the kinds of runs.
+
+    Parameters that have their default are left out, so that a parameter that a later version adds
+    does not change the id.
+    """
+    kinds = [{"conv_layer": run.conv_layer, **run.protocol} for run in runs]
+    defaults = {name: field.default for name, field in RunParams.model_fields.items()}
+    known_by = [{name: v for name, v in kind.items() if v != defaults[name]} for kind in kinds]
+    distinct = sorted({json.dumps(kind, sort_keys=True) for kind in known_by})
+    return hashlib.sha256("".join(distinct).encode()).hexdigest()[:12]

@@ -1,0 +1,117 @@
+"""How a study is continued: one process at a time, its checkpoints, and what is left to train."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.presets import protocol_label
+from pipeline.study.executor import Task
+from pipeline.study.plan import Study
+from pipeline.tracking.recorded import RecordedRun
+from pipeline.tracking.runs import close_run
+from pipeline.tracking.store import local_folder
+from pipeline.tracking.vocabulary import Tag
+from pipeline.training.checkpoint import checkpoint_path
+
+CHECKPOINTS = "checkpoints"  # of unfinished runs, by run id; a finished run needs none
+
+
+def checkpoint_folder(study: Study, started: RecordedRun | None) -> Path:
+    """The folder of a study's checkpoints: beside the store, or where the study was started.
+
+    Args:
+        started: the study's parent run, if the study was started before.
+
+    Raises:
+        PipelineError: if the study is running, or was killed, on another machine.
+    """
+    here = local_folder() / CHECKPOINTS
+    if started is None:
+        return here
+    folder = started.checkpoint_folder or here
+    # a container has another name each time; its folder tells that it is the same
+    if started.host == socket.gethostname() or _lock_file(study, folder).exists():
+        return folder
+    if started.status == "RUNNING":
+        raise PipelineError(
+            f"this study (run {started.run_id}) was started on {started.host}, with its "
+            f"checkpoints in {folder}; continue it there, or stop it there first"
+        )
+    return here
+
+
+@contextmanager
+def locked(study: Study, folder: Path) -> Iterator[None]:
+    """Let one process at a time work on a study; the lock ends with the process, however it ends.
+
+    Raises:
+        PipelineError: if another process works on the study.
+    """
+    path = _lock_file(study, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PipelineError(
+                f"this study is running already, in the process {path.read_text()}; "
+                "wait for it, or stop it and start again to continue"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _lock_file(study: Study, folder: Path) -> Path:
+    return folder / f"{study.id}.lock"
+
+
+def tasks_of(
+    study: Study, recorded: list[RecordedRun], experiment: str
+) -> tuple[list[Task], list[RecordedRun]]:
+    """What is left to train of a study, and its runs that have finished.
+
+    Runs that are neither continued nor finished are closed as KILLED, and the checkpoints of
+    finished runs are removed.
+
+    Args:
+        recorded: the study's runs in the store, oldest first.
+        experiment: the name of the experiment that they are in.
+    """
+    tasks, finished_runs = [], []
+    for params in study.runs:
+        name = study.name_of(params)
+        attempts = [run for run in recorded if run.study_run == name]
+        finished = [run for run in attempts if run.is_finished]
+        if finished:
+            finished_runs.append(finished[-1])
+            # its process was perhaps killed before it could remove the checkpoint
+            _checkpoint_file(finished[-1]).unlink(missing_ok=True)
+            continue
+        settings = {"threads": params.threads or 1, "experiment": experiment}
+        task = Task(name, params.model_copy(update=settings), protocol_label(params))
+        if attempts and _can_continue(attempts[-1]):
+            task.run_id = attempts[-1].run_id
+            task.checkpoint_file = _checkpoint_file(attempts[-1])
+        tasks.append(task)
+    continued = {task.run_id for task in tasks}
+    for run in recorded:
+        if run.run_id not in continued:
+            close_run(run.run_id, "KILLED")
+    return tasks, finished_runs
+
+
+def _can_continue(run: RecordedRun) -> bool:
+    """Whether a run was interrupted, and nothing of it is lost but an epoch that had begun."""
+    if run.status == "FAILED":
+        return False
+    return _checkpoint_file(run).exists() or not run.has_epochs
+
+
+def _checkpoint_file(run: RecordedRun) -> Path:
+    return checkpoint_path(Path(run.tags[Tag.CHECKPOINTS]), run.run_id)

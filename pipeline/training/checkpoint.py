@@ -1,0 +1,53 @@
+"""The checkpoint of a run that a study continues after an interruption: one file per run."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.training.loop import BestEpoch, TrainingState
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is saved of a run after each epoch.
+
+    state: of the training loop.
+    frames: of the run's animation so far, by epoch: uint8 `(8, 1, S', S')`, what the transformer
+        makes of one digit in eight poses.
+    """
+
+    state: TrainingState
+    frames: dict[int, Tensor]
+
+
+def checkpoint_path(folder: Path, run_id: str) -> Path:
+    """Where the checkpoint of a run is, in the folder of a study's checkpoints."""
+    return folder / f"{run_id}.pt"
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint in a file, such that an interruption leaves the old one or the new."""
+    state = vars(checkpoint.state)
+    content = {**state, "best": vars(checkpoint.state.best), "frames": checkpoint.frames}
+    partial_file = path.with_suffix(".tmp")
+    try:
+        with partial_file.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial_file, path)
+    finally:
+        partial_file.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint | None:
+    """The checkpoint in a file; None if there is no such file."""
+    if not path.exists():
+        return None
+    content = torch.load(path, weights_only=True)
+    frames = content.pop("frames")
+    best = BestEpoch(**content.pop("best"))
+    return Checkpoint(TrainingState(best=best, **content), frames)
