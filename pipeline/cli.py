@@ -98,6 +98,8 @@ def train(**given: str | None) -> None:
         done = run_training(params)
     for news in done.alias_news:
         click.echo(news)
+    if done.collapsed:
+        click.echo(f"the training has collapsed, {done.collapsed}")
     click.echo(
         f"run {done.run_id}: accuracy {done.accuracy:.2%}, macro F1 {done.f1:.2%} "
         f"(epoch {done.best_epoch}, selected on the {params.selection} set), "

@@ -196,6 +196,15 @@ class RunParams(BaseModel):
         """The training steps of a whole epoch with so many images."""
         return math.ceil(images / self.batch_size)
 
+    def steps_of_epoch(self, epoch: int, images: int) -> int:
+        """The training steps of an epoch, counted from 1; `iterations` may cut the last short."""
+        steps = self.steps_over(images)
+        return min(steps, self.iterations - (epoch - 1) * steps) if self.iterations else steps
+
+    def images_of_epoch(self, epoch: int, images: int) -> int:
+        """How many of so many training images the steps of that epoch use."""
+        return min(self.steps_of_epoch(epoch, images) * self.batch_size, images)
+
     @property
     def protocol(self) -> dict[str, Any]:
         """The parameters that must agree for two runs to be comparable.

@@ -32,6 +32,7 @@ class ProgressReporter:
         self._parent, self._tasks = parent, tasks
         self._finished_before = len(finished_runs)
         self._best: tuple[float, str] | None = None  # accuracy of the best run, and its name
+        self._collapsed = {run.study_run: run.collapsed for run in finished_runs}
         for run in finished_runs:
             self._note_result(run.study_run, run.best_test_accuracy)
         self._reported_states = {task.name: "waiting" for task in tasks}
@@ -59,6 +60,7 @@ class ProgressReporter:
             state = task.state  # read once, as another thread may change it at any moment
             if task.run_id:
                 self._epochs[task.name] = last_epoch(task.run_id)
+                self._print_collapse(task, recorded_run(task.run_id).collapsed)
             if state in ENDED:
                 self._print_end(task, state)
                 ended = True
@@ -76,8 +78,14 @@ class ProgressReporter:
         self._bar.close()
 
     def text(self) -> str:
-        """`3/10 runs, best 99.12% (conv2d seed=1), 14 min left; conv2d seed=3 12/30 98.71%, …`"""
+        """How far the study is, in a line.
+
+        `3/10 runs, 1 collapsed, best 99.12% (conv2d seed=1), 14 min left; conv2d seed=3 5/9 98.71%`
+        """
         parts = [f"{self._runs_finished()}/{self._finished_before + len(self._tasks)} runs"]
+        collapsed = sum(reason != "" for reason in self._collapsed.values())
+        if collapsed:
+            parts.append(f"{collapsed} collapsed")
         if self._best:
             accuracy, name = self._best
             parts.append(f"best {accuracy:.2%} ({name})")
@@ -111,6 +119,12 @@ class ProgressReporter:
             line = f"{task.name}: {run.best_test_accuracy:.2%} in epoch {run.best_epoch}"
             self._note_result(task.name, run.best_test_accuracy)
         tqdm.write(line, file=sys.stdout)
+
+    def _print_collapse(self, task: Task, collapsed: str) -> None:
+        if collapsed != self._collapsed.get(task.name, ""):
+            news = f"has collapsed, {collapsed}" if collapsed else "has recovered from its collapse"
+            tqdm.write(f"{task.name} {news}", file=sys.stdout)
+        self._collapsed[task.name] = collapsed
 
     def _note_result(self, name: str, accuracy: float) -> None:
         """Remember the best run to show; of equals, the first."""

@@ -54,6 +54,11 @@ class RecordedRun:
         return self.tags.get(Tag.DATA_DIGEST, "")
 
     @property
+    def collapsed(self) -> str:
+        """The epoch in which the training collapsed, and why: `epoch 3: the transformer …`."""
+        return self.tags.get(Tag.COLLAPSED, "")
+
+    @property
     def study(self) -> str:
         """The id of the study that the run belongs to."""
         return self.tags.get(Tag.STUDY, "")

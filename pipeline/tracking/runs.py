@@ -197,6 +197,12 @@ class TrackedRun:
         """Set tags of the run, or replace them."""
         mlflow.MlflowClient().log_batch(self.run_id, tags=[RunTag(*tag) for tag in tags.items()])
 
+    def remove_tag(self, tag: str) -> None:
+        """Remove a tag of the run, if the run has it."""
+        client = mlflow.MlflowClient()
+        if tag in client.get_run(self.run_id).data.tags:
+            client.delete_tag(self.run_id, tag)
+
     def set_description(self, description: str) -> None:
         """Replace the Markdown on top of the run's page."""
         self.set_tags({MLFLOW_RUN_NOTE: description})

@@ -3,6 +3,7 @@
 - `run`: one training as one MLflow run, from the parameters to the registered model.
 - `loop`: epochs, learning rate, which epoch is best. No MLflow, no files.
 - `recorder`: what a run keeps of each epoch.
+- `collapse`: whether a training has collapsed.
 - `checkpoint`: the file from which an interrupted run continues.
 - `selected`: what a run logs of the best epoch's model.
 - `network`: the network that the parameters of a run describe.

@@ -17,10 +17,12 @@ class Checkpoint:
     state: of the training loop.
     frames: of the run's animation so far, by epoch: uint8 `(8, 1, S', S')`, what the transformer
         makes of one digit in eight poses.
+    collapsed: the epoch in which the training collapsed, and why; else empty.
     """
 
     state: TrainingState
     frames: dict[int, Tensor]
+    collapsed: str = ""
 
 
 def checkpoint_path(folder: Path, run_id: str) -> Path:
@@ -30,8 +32,9 @@ def checkpoint_path(folder: Path, run_id: str) -> Path:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Replace the checkpoint in a file, such that an interruption leaves the old one or the new."""
-    state = vars(checkpoint.state)
-    content = {**state, "best": vars(checkpoint.state.best), "frames": checkpoint.frames}
+    state = checkpoint.state
+    content = {**vars(checkpoint), **vars(state), "best": vars(state.best)}
+    del content["state"]
     partial_file = path.with_suffix(".tmp")
     try:
         with partial_file.open("wb") as file:
@@ -49,5 +52,6 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
         return None
     content = torch.load(path, weights_only=True)
     frames = content.pop("frames")
+    collapsed = content.pop("collapsed", "")  # earlier versions did not save it
     best = BestEpoch(**content.pop("best"))
-    return Checkpoint(TrainingState(best=best, **content), frames)
+    return Checkpoint(TrainingState(best=best, **content), frames, collapsed)

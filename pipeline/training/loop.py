@@ -186,9 +186,6 @@ def _train_steps(
 ) -> dict[str, float]:
     """The training steps of an epoch and its decay of the learning rate; their metrics."""
     image_count = len(train_set.labels)
-    steps = steps_per_epoch = params.steps_over(image_count)
-    if params.iterations:
-        steps = min(steps_per_epoch, params.iterations - (epoch - 1) * steps_per_epoch)
     decays_by_step = params.lr_step_iterations > 0
     learning_rate = float(schedule.get_last_lr()[0])
     start = time.perf_counter()
@@ -197,11 +194,11 @@ def _train_steps(
         train_set,
         optimizer,
         params,
-        steps=steps,
+        steps=params.steps_of_epoch(epoch, image_count),
         schedule=schedule if decays_by_step else None,
     )
     seconds = time.perf_counter() - start
-    metrics[Metric.IMAGES_PER_SECOND] = min(steps * params.batch_size, image_count) / seconds
+    metrics[Metric.IMAGES_PER_SECOND] = params.images_of_epoch(epoch, image_count) / seconds
     metrics[Metric.LEARNING_RATE] = learning_rate
     if not decays_by_step:
         schedule.step()

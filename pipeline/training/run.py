@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from pipeline.tracking.runs import TrackedRun, open_run
 from pipeline.tracking.store import check_store
 from pipeline.tracking.vocabulary import Tag
 from pipeline.training.checkpoint import load_checkpoint
+from pipeline.training.collapse import IMAGES, collapse_reason
 from pipeline.training.loop import train
 from pipeline.training.network import build_network, check_network
 from pipeline.training.poses import eight_poses
@@ -44,13 +46,17 @@ class RunOfStudy:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The results of a finished run; accuracy and macro F1 as fractions, on the test set."""
+    """The results of a finished run; accuracy and macro F1 as fractions, on the test set.
+
+    collapsed: the epoch in which the training collapsed, and why; empty if it has not.
+    """
 
     run_id: str
     url: str
     best_epoch: int
     accuracy: float
     f1: float
+    collapsed: str
     version: int
     alias_news: list[AliasNews]
 
@@ -89,7 +95,16 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
     else:
         aliases = model_aliases(params.conv_layer, params.dataset)
         news = promote(version, candidate, aliases)
-    return RunSummary(run.run_id, run.url, best.epoch, scores.accuracy, scores.f1, version, news)
+    return RunSummary(
+        run_id=run.run_id,
+        url=run.url,
+        best_epoch=best.epoch,
+        accuracy=scores.accuracy,
+        f1=scores.f1,
+        collapsed=trained.collapsed,
+        version=version,
+        alias_news=news,
+    )
 
 
 def _open(
@@ -140,6 +155,7 @@ def _train(
         ).digits
         _log_digits(run, params.dataset, "validation", validation_digits)
     _log_digits(run, PLAIN, "training", train_digits)  # each batch is distorted anew
+    selection_digits = one_pose if validation_digits is None else validation_digits
 
     torch.manual_seed(params.seed)
     network = build_network(params)
@@ -153,6 +169,13 @@ def _train(
             network,
             params,
             poses=poses,
+            collapse_reason=partial(
+                collapse_reason,
+                network,
+                params,
+                train_labels=train_digits.labels,
+                images=selection_digits.images[:IMAGES],
+            ),
             bar=bar,
             checkpoint_file=checkpoint_file,
             resume_from=checkpoint,
@@ -168,7 +191,7 @@ def _train(
         )
     network.load_state_dict(state.best.weights)
     network.to("cpu").to(memory_format=torch.contiguous_format)  # as a pt2 archive wants it
-    return TrainedModel(network.eval(), state, poses, recorder.frames)
+    return TrainedModel(network.eval(), state, poses, recorder.frames, recorder.collapsed)
 
 
 def _source_files(params: RunParams) -> dict[str, bytes]:

@@ -33,12 +33,14 @@ class TrainedModel:
     state: of the training after its last epoch.
     poses: uint8 `(8, 1, S, S)`, one digit in eight poses.
     frames: what the transformer made of these poses, by epoch; empty without a transformer.
+    collapsed: the epoch in which the training collapsed, and why; empty if it has not.
     """
 
     network: SpatialTransformerNetwork
     state: TrainingState
     poses: Tensor
     frames: dict[int, Tensor]
+    collapsed: str
 
 
 def log_selected_model(

@@ -258,3 +258,19 @@ def test_the_progress_counts_names_the_best_and_foretells_the_end(parent):
     stored = mlflow.get_run(parent.run_id).data
     assert stored.tags["stn.progress"].startswith("1/3 runs")
     assert stored.metrics == {"runs_finished": 1, "best_test_accuracy": 0.97}
+
+
+def test_the_progress_tells_of_a_collapse_and_counts_it(parent, capsys):
+    task = Task("conv2d seed=0", STUDY.runs[0], STUDY.label, state="running")
+    task.run_id = nested(parent, task.name, epochs=2)
+    progress = ProgressReporter(parent, [task], [])
+    mlflow.MlflowClient().set_tag(task.run_id, "stn.collapsed", "epoch 2: at chance")
+    progress.update()
+    progress.update()
+    told = [line for line in capsys.readouterr().out.splitlines() if "collapse" in line]
+    assert told == ["conv2d seed=0 has collapsed, epoch 2: at chance"]
+    assert progress.text().startswith("0/1 runs, 1 collapsed; ")
+    mlflow.MlflowClient().delete_tag(task.run_id, "stn.collapsed")
+    progress.update()
+    assert "conv2d seed=0 has recovered from its collapse" in capsys.readouterr().out
+    assert progress.text().startswith("0/1 runs; ")
