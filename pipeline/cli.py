@@ -86,7 +86,11 @@ def main() -> None:
 @main.command()
 @_run_options
 def train(**given: str | None) -> None:
-    """Train one network as one MLflow run, and register its best model."""
+    """Train one network as one MLflow run, and register its best model.
+
+    A preset for a study serves a single training as well: its runs, margin and other parameters of
+    a study have no effect.
+    """
     from pipeline.presets import resolve
 
     params = resolve({name: value for name, value in given.items() if value is not None})
@@ -112,9 +116,9 @@ def train(**given: str | None) -> None:
 def study(**given: str | None) -> None:
     """Train runs of each layer side by side, and compare them.
 
-    Started again with the same parameters, it continues. Any parameter of a run may be a comma
+    Started again with the same parameters, a study continues. Any parameter of a run may be a comma
     list: --lr 0.01,0.02 trains both. Here --conv_layer is by default the list of the project's
-    layers, and --threads 1.
+    layers, and --threads is 1.
     """
     from pipeline.study.plan import resolve_study
 

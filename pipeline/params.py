@@ -221,8 +221,13 @@ class StudyParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    runs: int = Field(5, ge=1, le=1000, description="runs of each kind, with the seeds 0, 1, …")
+    runs: int = Field(
+        5, ge=1, le=1000, description="runs of each kind, each with a seed of its own"
+    )
     seeds: int | None = Field(None, ge=1, le=1000, description="another name of runs")
+    first_seed: int = Field(
+        0, ge=0, lt=2**32, description="the runs have the seeds first_seed, first_seed + 1, …"
+    )
     workers: int = Field(
         0, ge=0, le=1024, description="runs trained at the same time; 0 is one for each core"
     )

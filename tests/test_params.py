@@ -107,7 +107,14 @@ def test_a_study_is_known_by_its_parameters_but_for_seeds_and_what_is_no_science
     def id(**given):
         return resolve_study(given).id
 
-    same = [{"runs": "10"}, {"seed": "7,8"}, {"workers": "1"}, {"margin": "0.2"}, {"lr": "1e-2"}]
+    same = [
+        {"runs": "10"},
+        {"seed": "7,8"},
+        {"first_seed": "100"},
+        {"workers": "1"},
+        {"margin": "0.2"},
+        {"lr": "1e-2"},
+    ]
     same += [{"conv_layer": "coordconv2d,conv2d"}, {"data_dir": "elsewhere"}, {"threads": "2"}]
     assert {id(**given) for given in same} == {id()}
     other = [{"epochs": "3"}, {"conv_layer": "conv2d"}, {"lr": "0.01,0.02"}]
@@ -120,6 +127,9 @@ def test_a_study_is_known_by_its_parameters_but_for_seeds_and_what_is_no_science
         ({"runs": "0"}, ["runs", "'0'", "an integer >= 1"]),
         ({"margin": "nan"}, ["margin", "a number > 0"]),
         ({"runs": "2", "seed": "1,2"}, ["runs", "seed", "not both"]),
+        ({"first_seed": "2", "seed": "1,2"}, ["first_seed", "seed", "not both"]),
+        ({"first_seed": "-1"}, ["first_seed", "'-1'", "an integer >= 0"]),
+        ({"first_seed": 2**32 - 1, "runs": "2"}, ["seed", str(2**32), "< 4294967296"]),
         ({"lr": "0.01,0.01"}, ["lr", "repeated"]),
         ({"lr": "0.01,1e-2"}, ["lr", "repeated"]),
         ({"lr": "0.01,"}, ["lr", "empty"]),
@@ -218,7 +228,28 @@ def test_seeds_on_the_command_line_go_before_the_presets_number_of_runs(preset):
     assert [run.seed for run in study.runs] == [7]
 
 
+def seeds_of(**given):
+    return [run.seed for run in resolve_study({"conv_layer": "conv2d", **given}).runs]
+
+
+def test_the_seeds_of_a_study_begin_at_the_first_seed(preset):
+    assert seeds_of(first_seed="100", runs="3") == [100, 101, 102]
+    assert seeds_of(first_seed="100") == [100, 101, 102, 103, 104]
+    path = preset("runs: 2\nfirst_seed: 7\n")
+    assert seeds_of(preset=path) == [7, 8]
+    assert seeds_of(preset=path, runs="3") == [7, 8, 9]
+    assert seeds_of(preset=path, first_seed="1") == [1, 2]
+    assert seeds_of(preset=path, seed="4,6") == [4, 6]
+
+
+def test_a_number_of_runs_or_a_first_seed_goes_before_the_presets_seeds(preset):
+    path = preset("seed: [4, 6]\n")
+    assert seeds_of(preset=path) == [4, 6]
+    assert seeds_of(preset=path, runs="2") == [0, 1]
+    assert seeds_of(preset=path, first_seed="100", seeds="2") == [100, 101]
+
+
 def test_a_preset_of_a_study_serves_a_training_as_well(preset):
-    path = preset("runs: 3\nmargin: 0.2\nepochs: 2\n")
-    assert resolve({"preset": path}).epochs == 2
+    path = preset("runs: 3\nfirst_seed: 9\nmargin: 0.2\nepochs: 2\n")
+    assert (resolve({"preset": path}).epochs, resolve({"preset": path}).seed) == (2, 0)
     assert protocol_label(RunParams(epochs=2, preset=path)) == "mine"

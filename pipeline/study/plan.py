@@ -12,6 +12,7 @@ from pipeline.params import RunParams, StudyParams, kind_of, validated
 from pipeline.presets import complete, preset_of, protocol_label, values_of, without_replaced
 
 DEFAULT_LAYERS = ",".join(CONV_LAYERS)
+_SEED_RANGE = {"runs", "first_seed"}  # a range of seeds, which a list as `seed` replaces
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,14 @@ class Study:
 def resolve_study(given: dict[str, Any]) -> Study:
     """Complete the parameters of a study by those of its preset and the defaults.
 
-    By default, the layers are `DEFAULT_LAYERS` and the seeds are 0 to `runs` - 1.
+    By default, the layers are `DEFAULT_LAYERS`, and the seeds are `runs` numbers from `first_seed`.
 
     Args:
         given: parameters of runs, each a value or a comma list of values, and of the study.
 
     Raises:
-        PipelineError: as `presets.resolve`, and where a list repeats a value, or both `runs` and
-            `seed` are given.
+        PipelineError: as `presets.resolve`, and where a list repeats a value, or `seed` is given
+            together with `runs` or `first_seed`.
     """
     study_params, lists = _parameters(given)
     seeds = lists.pop("seed")
@@ -82,14 +83,22 @@ def _parameters(given: dict[str, Any]) -> tuple[StudyParams, dict[str, list[Any]
     """The study's own parameters, and the values of each parameter of its runs, with `seed`."""
     preset, given = _seeds_as_runs(preset_of(given)), _seeds_as_runs(given)
     preset = without_replaced(preset, given)
-    if "seed" in given and "runs" not in given:
-        preset.pop("runs", None)  # the command line goes before the preset
+    # the seeds of the command line replace those of the preset, however either gives them
+    if "seed" in given:
+        preset = {name: value for name, value in preset.items() if name not in _SEED_RANGE}
+    elif _SEED_RANGE & given.keys():
+        preset.pop("seed", None)
     of_runs = {"conv_layer": DEFAULT_LAYERS, **preset, **given}
     of_study = {name: of_runs.pop(name) for name in StudyParams.model_fields if name in of_runs}
     study_params = validated(StudyParams, of_study)
-    if "runs" in of_study and "seed" in of_runs:
-        raise PipelineError("give runs, for the seeds 0, 1, …, or a list as seed, but not both")
-    of_runs.setdefault("seed", ",".join(map(str, range(study_params.runs))))
+    if "seed" in of_runs and _SEED_RANGE & of_study.keys():
+        raise PipelineError(
+            "give runs and first_seed, for the seeds first_seed, first_seed + 1, …, or a list as "
+            "seed, but not both"
+        )
+    if "seed" not in of_runs:
+        first = study_params.first_seed
+        of_runs["seed"] = list(range(first, first + study_params.runs))
     return study_params, {name: values_of(name, value) for name, value in of_runs.items()}
 
 
