@@ -11,9 +11,8 @@ from pipeline.tracking.registry import load_model
 from pipeline.tracking.runs import open_run
 from pipeline.tracking.store import check_store
 from pipeline.tracking.vocabulary import Metric, Tag
+from pipeline.training.loop import EVALUATION_BATCH
 from pipeline.training.metrics import Scores, score, score_files
-
-BATCH = 250  # images per call of the model, to bound the memory
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,10 @@ def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Eva
     ) as run:
         run.log_model_input(model.model_id)
         run.log_dataset(f"{model.dataset}-testing", "testing", images, labels)
-        batches = range(0, len(labels), BATCH)
-        probabilities = [model.predict(images[start : start + BATCH]) for start in batches]
+        batches = range(0, len(labels), EVALUATION_BATCH)
+        probabilities = [
+            model.predict(images[start : start + EVALUATION_BATCH]) for start in batches
+        ]
         scores = score(labels, np.concatenate(probabilities))
         metrics = {
             Metric.TEST_ACCURACY: scores.accuracy,

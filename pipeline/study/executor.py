@@ -1,8 +1,8 @@
-"""The trainings that a study has done for it, and what does them: an executor.
+"""The trainings of a study as tasks, and the interface of an executor, which trains them.
 
-An executor decides where and when a training runs. It knows nothing of the study: it is told the
-tasks, calls `on_start` before it trains one, `train_task` to train it, and `on_end` when that has
-ended. `local_processes.py` is the executor of one machine.
+An executor decides where and when a task is trained, and knows nothing of the study. It calls
+`on_start` before it trains a task, `train_task` to train it, possibly in another process, and
+`on_end` when the task has ended. `local_processes.py` is the executor for one machine.
 """
 
 import traceback
@@ -45,13 +45,29 @@ class Executor(Protocol):
         """End all trainings at once, without calling `on_end`; checkpoints are kept."""
 
 
-# How an executor is created: with the tasks in their order; the number of trainings at the same
-# time, 0 for as many as there are cores; `on_start(task)`, which gives the task a run, and may
-# raise, which counts as an error of the task; and `on_end(task, error)`, where the error is one
-# line, or empty if the task has finished. It may call both from any thread.
-StartExecutor = Callable[
-    [list[Task], int, Callable[[Task], None], Callable[[Task, str], None]], Executor
-]
+class StartExecutor(Protocol):
+    """Creates an executor, such as the class `LocalProcesses` does."""
+
+    def __call__(
+        self,
+        tasks: list[Task],
+        *,
+        workers: int,
+        on_start: Callable[[Task], None],
+        on_end: Callable[[Task, str], None],
+    ) -> Executor:
+        """Start to train.
+
+        Args:
+            tasks: what to train, in this order.
+            workers: how many trainings at the same time; 0 for one on each core.
+            on_start: called before a task is trained; it gives the task a run. What it raises is
+                an error of the task.
+            on_end: called when a task has ended, with the error in one line, or an empty text if
+                the task has finished.
+
+        `on_start` and `on_end` may be called from any thread of this process.
+        """
 
 
 def train_task(task: Task) -> str:

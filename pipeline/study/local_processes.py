@@ -27,6 +27,7 @@ class LocalProcesses:
     def __init__(
         self,
         tasks: list[Task],
+        *,
         workers: int,
         on_start: Callable[[Task], None],
         on_end: Callable[[Task, str], None],

@@ -82,7 +82,14 @@ def run_study(study: Study, start_executor: StartExecutor = LocalProcesses) -> S
     ):
         tasks, finished_runs = tasks_of(study, training_runs(experiment, study.id), experiment)
         _print_counts(tasks, finished_runs)
-        _train(study, parent, folder, tasks, finished_runs, start_executor)
+        _train(
+            study,
+            parent,
+            tasks,
+            finished_runs=finished_runs,
+            folder=folder,
+            start_executor=start_executor,
+        )
         return _conclude(study, parent, experiment, tasks)
 
 
@@ -99,9 +106,10 @@ def _print_counts(tasks: list[Task], finished_runs: list[RecordedRun]) -> None:
 def _train(
     study: Study,
     parent: TrackedRun,
-    folder: Path,
     tasks: list[Task],
+    *,
     finished_runs: list[RecordedRun],
+    folder: Path,
     start_executor: StartExecutor,
 ) -> None:
     """Train the tasks to their end; on an interruption, stop them and close their runs."""
@@ -125,7 +133,7 @@ def _train(
             _close(task)
 
     progress = ProgressReporter(parent, tasks, finished_runs)
-    executor = start_executor(tasks, study.params.workers, on_start, on_end)
+    executor = start_executor(tasks, workers=study.params.workers, on_start=on_start, on_end=on_end)
     try:
         while executor.busy():
             time.sleep(UPDATE_SECONDS)

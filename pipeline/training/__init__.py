@@ -12,5 +12,5 @@
 - `memory`: keep memory that was freed, for speed.
 
 The command line uses `run`; `study/` uses `run`, `network` and `checkpoint`; `evaluate.py` uses
-`metrics`.
+`metrics` and the size of a batch of `loop`.
 """

@@ -30,7 +30,7 @@ from pipeline.params import RunParams
 from pipeline.tracking.vocabulary import Metric
 from pipeline.training.memory import keep_freed_memory
 
-EVALUATION_BATCH = 250  # images per forward pass; a speed setting, results do not depend on it
+EVALUATION_BATCH = 250  # images per forward pass, to bound the memory; results do not depend on it
 
 
 @dataclass(frozen=True)

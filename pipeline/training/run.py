@@ -80,7 +80,14 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
     train_digits, test_digits = mnist.load_mnist(params.data_dir)
     with _open(params, device, run_of_study) as run:
         run.log_artifacts(_source_files(params))
-        trained = _train(run, params, device, train_digits, test_digits, run_of_study)
+        trained = _train(
+            run,
+            params,
+            device=device,
+            train_digits=train_digits,
+            test_digits=test_digits,
+            run_of_study=run_of_study,
+        )
         test = posed_test_set(params.dataset, test_digits, train_digits.images)
         del train_digits  # the export of the model needs the memory
         _log_digits(run, params.dataset, "testing", test.digits)
@@ -133,6 +140,7 @@ def _open(
 def _train(
     run: TrackedRun,
     params: RunParams,
+    *,
     device: torch.device,
     train_digits: Digits,
     test_digits: Digits,

@@ -53,7 +53,7 @@ def run(monkeypatch, tmp_path, function, workers=2, tasks=2):
         task.run_id, task.checkpoint_file = "id", tmp_path / f"{task.name}.pt"
         task.state = "running"
 
-    return tasks, LocalProcesses(tasks, workers, start, end)
+    return tasks, LocalProcesses(tasks, workers=workers, on_start=start, on_end=end)
 
 
 def wait(pool, seconds=60):
@@ -96,7 +96,7 @@ def test_a_task_that_gets_no_run_fails():
     def start(task):
         raise OSError("the store is gone")
 
-    wait(LocalProcesses(tasks, 1, start, end))
+    wait(LocalProcesses(tasks, workers=1, on_start=start, on_end=end))
     assert tasks[0].state == "failed"
     assert "the store is gone" in tasks[0].error
 
