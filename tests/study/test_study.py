@@ -274,3 +274,54 @@ def test_the_progress_tells_of_a_collapse_and_counts_it(parent, capsys):
     progress.update()
     assert "conv2d seed=0 has recovered from its collapse" in capsys.readouterr().out
     assert progress.text().startswith("0/1 runs; ")
+
+
+class Instant:
+    """An executor that trains nothing: a run gets its results at once; with seed 1, an error."""
+
+    def __init__(self, tasks, *, workers, on_start, on_end):
+        for task in tasks:
+            on_start(task)
+            if task.params.seed == 1:
+                on_end(task, "out of memory")
+                continue
+            client = mlflow.MlflowClient()  # not `open_run`: the parent run is open
+            for name, value in task.params.model_dump(exclude_none=True).items():
+                client.log_param(task.run_id, name, value)
+            for name in ("best_test_accuracy", "best_test_f1", "best_test_loss", "test_accuracy"):
+                client.log_metric(task.run_id, name, 0.9, step=1)
+            client.log_metric(task.run_id, "best_epoch", 1, step=1)
+            client.set_terminated(task.run_id, "FINISHED")
+            on_end(task, "")
+
+    def busy(self):
+        return False
+
+    def stop(self):
+        pass
+
+
+def test_a_study_runs_on_any_executor_and_repeats_what_failed(store, monkeypatch, capsys):
+    monkeypatch.setattr(study.mnist, "load_mnist", lambda folder: None)
+    with pytest.raises(PipelineError, match=r"^2 of 4 runs failed.*out of memory"):
+        run_study(STUDY, Instant)
+    printed = capsys.readouterr().out
+    assert "runs: 4 to be started" in printed
+    assert "conv2d seed=0: 90.00% in epoch 1" in printed
+    assert "coordconv2d seed=1 failed: out of memory" in printed
+    started = parent_of_study("stn-mnist", STUDY.id)
+    assert started.status == "FAILED"
+    statuses = {run.study_run: run.status for run in training_runs("stn-mnist", STUDY.id)}
+    assert statuses == {
+        "conv2d seed=0": "FINISHED",
+        "coordconv2d seed=0": "FINISHED",
+        "conv2d seed=1": "FAILED",
+        "coordconv2d seed=1": "FAILED",
+    }
+
+    again = resolve_study({"seed": "0,2", "epochs": "3"})
+    done = run_study(again, Instant)
+    assert "runs: 2 finished before, 2 to be started" in capsys.readouterr().out
+    assert done.run_id == started.run_id
+    assert parent_of_study("stn-mnist", STUDY.id).status == "FINISHED"
+    assert "| conv2d | 90.00 | 90.00 |" in done.markdown
