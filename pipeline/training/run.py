@@ -151,24 +151,13 @@ def _train(
     checkpoint = load_checkpoint(checkpoint_file) if checkpoint_file else None
     if checkpoint is not None:
         run.drop_models()
-    clutter = train_digits.images
-    one_pose = fixed_set(params.dataset, test_digits, clutter).digits
-    validation_digits = None
-    if params.validation_size:
-        train_digits, held_out = mnist.split_validation(
-            train_digits, params.validation_size, params.seed
-        )
-        validation_digits = fixed_set(
-            params.dataset, held_out, clutter, seed=VALIDATION_SEED
-        ).digits
-        _log_digits(run, params.dataset, "validation", validation_digits)
-    _log_digits(run, PLAIN, "training", train_digits)  # each batch is distorted anew
-    selection_digits = one_pose if validation_digits is None else validation_digits
+    train_set, test_set, validation_set = _sets(run, params, train_digits, test_digits)
+    selection_set = test_set if validation_set is None else validation_set
 
     torch.manual_seed(params.seed)
     network = build_network(params)
     network.to(device).to(memory_format=torch.channels_last)
-    poses = eight_poses(params.dataset, test_digits, clutter)
+    poses = eight_poses(params.dataset, test_digits, train_digits.images)
     # a study shows the progress of its trainings itself
     disable = True if run_of_study else None  # None: where the output is no terminal
     with tqdm(total=params.planned_epochs, unit="epoch", disable=disable) as bar:
@@ -181,8 +170,8 @@ def _train(
                 collapse_reason,
                 network,
                 params,
-                train_labels=train_digits.labels,
-                images=selection_digits.images[:IMAGES],
+                train_labels=train_set.labels,
+                images=selection_set.images[:IMAGES],
             ),
             bar=bar,
             checkpoint_file=checkpoint_file,
@@ -190,16 +179,33 @@ def _train(
         )
         state = train(
             network,
-            train_digits.to(device),
-            one_pose.to(device),
+            train_set.to(device),
+            test_set.to(device),
             params,
-            validation_set=None if validation_digits is None else validation_digits.to(device),
+            validation_set=None if validation_set is None else validation_set.to(device),
             on_epoch_end=recorder.record,
             resume_from=checkpoint.state if checkpoint else None,
         )
     network.load_state_dict(state.best.weights)
     network.to("cpu").to(memory_format=torch.contiguous_format)  # as a pt2 archive wants it
     return TrainedModel(network.eval(), state, poses, recorder.frames, recorder.collapsed)
+
+
+def _sets(
+    run: TrackedRun, params: RunParams, train_digits: Digits, test_digits: Digits
+) -> tuple[Digits, Digits, Digits | None]:
+    """The training, test and validation set; the last two are distorted, in one pose per image."""
+    clutter = train_digits.images
+    test_set = fixed_set(params.dataset, test_digits, clutter).digits
+    validation_set = None
+    if params.validation_size:
+        train_digits, held_out = mnist.split_validation(
+            train_digits, params.validation_size, params.seed
+        )
+        validation_set = fixed_set(params.dataset, held_out, clutter, seed=VALIDATION_SEED).digits
+        _log_digits(run, params.dataset, "validation", validation_set)
+    _log_digits(run, PLAIN, "training", train_digits)  # each batch is distorted anew
+    return train_digits, test_set, validation_set
 
 
 def _source_files(params: RunParams) -> dict[str, bytes]:
