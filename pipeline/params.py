@@ -238,10 +238,7 @@ class StudyParams(BaseModel):
 
 def check_margin(margin: float) -> None:
     """Raises PipelineError unless the margin is in the range of `StudyParams.margin`."""
-    try:
-        StudyParams.model_validate({"margin": margin})
-    except ValidationError as error:
-        raise PipelineError(_explain(error, StudyParams)) from None
+    validated(StudyParams, {"margin": margin})
 
 
 def kind_of(values: dict[str, Any]) -> str:

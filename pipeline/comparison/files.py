@@ -10,6 +10,7 @@ from pipeline.comparison.report import Report
 from pipeline.comparison.sentences import (
     any_tested,
     champion_sentences,
+    collapse_sentences,
     design_sentences,
     group_note,
     machine_sentences,
@@ -34,6 +35,7 @@ def as_markdown(report: Report) -> str:
     for protocol in report.protocols:
         blocks += [f"**{protocol.label}**, {protocol.caption}"]
         blocks += [_markdown_table(group_table(report, protocol))]
+        blocks += collapse_sentences(protocol)
         if any_tested(protocol):
             blocks += [_markdown_table(pair_table(report, protocol)), pair_note(report, protocol)]
             blocks += design_sentences(report, protocol)

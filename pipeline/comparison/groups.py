@@ -24,6 +24,8 @@ class RunResult:
     Attributes:
         last_accuracy: after the last epoch, which no selection touches; None if it was not logged.
         pose_deviation: see `metrics.pose_deviation`, also for the unit; None where there is none.
+        collapsed: the epoch in which the training collapsed, and why; empty if it has not. See
+            `training.collapse`.
         ran_on: versions, CPU and so on, see `machine.ran_on`.
         curves: the value of each epoch, by metric; those of `CURVES` that were logged.
     """
@@ -36,6 +38,7 @@ class RunResult:
     best_epoch: int
     last_accuracy: float | None
     pose_deviation: float | None
+    collapsed: str
     run_id: str
     name: str
     url: str
@@ -154,6 +157,7 @@ def _result(
         best_epoch=run.best_epoch,
         last_accuracy=run.last_test_accuracy,
         pose_deviation=run.pose_deviation,
+        collapsed=run.collapsed,
         run_id=run.run_id,
         name=run.name,
         url=run.url,

@@ -6,7 +6,7 @@ from fractions import Fraction
 from pipeline.comparison.formats import p_equals
 from pipeline.comparison.report import PairResult, Protocol, Report
 from pipeline.comparison.sequential import looks_taken
-from pipeline.comparison.tables import PAIR_COLUMNS, has_pose_column
+from pipeline.comparison.tables import COLLAPSED, PAIR_COLUMNS, has_pose_column
 from pipeline.data.datasets import PLAIN
 
 MACHINE_VALUES = 4  # if there are more versions, CPUs or commits, only their number is reported
@@ -182,6 +182,22 @@ def _shares_differ(protocol: Protocol, values: dict[str, Counter[str]]) -> bool:
 def _by_number(value: str) -> tuple[int, str]:
     """A key that sorts numbers by size, so that 2 threads come before 16."""
     return (int(value), "") if value.isdecimal() else (0, value)
+
+
+def collapse_sentences(protocol: Protocol) -> list[str]:
+    """How many runs of each group have collapsed, in which epoch and why; empty if none has."""
+    groups = []
+    for group in protocol.groups:
+        collapsed = [run for run in group.runs if run.collapsed]
+        if collapsed:
+            runs = "; ".join(f"seed {run.seed}, {run.collapsed}" for run in collapsed)
+            groups.append(f"{len(collapsed)} of {len(group.runs)} runs of {group.name} ({runs})")
+    if not groups:
+        return []
+    return [
+        f"{COLLAPSED} Collapsed: {', '.join(groups)}. A run that has collapsed counts like any "
+        "other, with the model of its best epoch."
+    ]
 
 
 def shortfalls(report: Report) -> list[str]:

@@ -21,6 +21,8 @@ from pipeline.data.datasets import DATASETS
 RUN_COLUMNS = 10  # if a group has more runs, the table shows their number, and no column for each
 PAIR_COLUMNS = 3  # if there are more pairs, each gets a row in place of a column
 
+COLLAPSED = "†"  # marks the accuracy of a run that has collapsed
+
 
 @dataclass(frozen=True)
 class Table:
@@ -41,7 +43,7 @@ def group_table(report: Report, protocol: Protocol) -> Table:
     rows = []
     for group in protocol.groups:
         if columns <= RUN_COLUMNS:
-            cells = [percent(run.accuracy) for run in group.runs]
+            cells = [_accuracy(run) for run in group.runs]
             cells += [""] * (columns - len(cells))
         else:
             cells = [str(len(group.runs))]
@@ -74,7 +76,7 @@ def run_rows(protocol: Protocol, group: Group) -> list[tuple[RunResult, list[str
         (
             run,
             [
-                percent(run.accuracy),
+                _accuracy(run),
                 percent(run.f1),
                 str(run.best_epoch),
                 "–" if run.last_accuracy is None else percent(run.last_accuracy),
@@ -83,6 +85,10 @@ def run_rows(protocol: Protocol, group: Group) -> list[tuple[RunResult, list[str
         )
         for run in group.runs
     ]
+
+
+def _accuracy(run: RunResult) -> str:
+    return f"{percent(run.accuracy)} {COLLAPSED}" if run.collapsed else percent(run.accuracy)
 
 
 def _pose_unit(dataset: str) -> tuple[str, int]:

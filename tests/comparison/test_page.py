@@ -51,6 +51,26 @@ def test_the_page_links_every_run_by_its_name(runs):
     assert all(run.run_id in run.url for run in runs)
 
 
+def test_a_run_that_has_collapsed_is_marked_and_counted(log_run):
+    collapsed = {"stn.collapsed": "epoch 2: the transformer shows nothing of the image"}
+    for seed in range(3):
+        log_run(0.99, conv_layer="conv2d", seed=seed)
+        log_run(0.9, conv_layer="coordconv2d", seed=seed, tags=collapsed if seed == 1 else {})
+    files = comparison_files(comparison_of(training_runs("stn-mnist"), "stn-mnist"))
+    page, markdown = files["comparison.html"], files["comparison.md"]
+    sentence = "† Collapsed: 1 of 3 runs of coordconv2d (seed 1, epoch 2: the transformer shows"
+    assert sentence in page
+    assert sentence in markdown
+    assert "| coordconv2d | 90.00 | 90.00 † | 90.00 |" in markdown
+    assert page.count("<td>90.00 †</td>") == 2  # in the table of groups and in that of runs
+    assert page.count("†") == 3
+    assert "epoch 2: the transformer" in files["comparison.csv"]
+
+
+def test_nothing_is_said_of_collapses_where_there_are_none(runs):
+    assert "†" not in as_html(comparison_of(runs, "stn-mnist"))
+
+
 def test_the_page_says_what_is_missing_and_text_is_no_markup(runs):
     report = comparison_of(runs, "<b>", missing=["coordconv2d seed=3 failed: <i>"])
     page, markdown = as_html(report), comparison_files(report)["comparison.md"]
