@@ -232,7 +232,10 @@ class StudyParams(BaseModel):
         0, ge=0, le=1024, description="runs trained at the same time; 0 is one for each core"
     )
     margin: float = Field(
-        0.1, gt=0, le=100, description="differences up to this one, in percentage points, are none"
+        0.1,
+        gt=0,
+        le=100,
+        description="differences up to this one, in percentage points, are treated as negligible",
     )
 
 
