@@ -103,7 +103,7 @@ def pocock_level(looks: tuple[int, ...]) -> float:
     return float(brentq(excess, LEVEL / len(looks), LEVEL, xtol=1e-5))
 
 
-class Tested(NamedTuple):
+class LookStatistics(NamedTuple):
     """The tests of many studies after so many runs of each layer, each `(STUDIES,)`."""
 
     welch: np.ndarray
@@ -113,17 +113,19 @@ class Tested(NamedTuple):
     freedom: np.ndarray
 
 
-def tests_after(first: np.ndarray, second: np.ndarray, runs: int) -> Tested:
+def tests_after(first: np.ndarray, second: np.ndarray, runs: int) -> LookStatistics:
     """The tests of the first runs; where no run differs from another, they find nothing."""
     a, b = first[:, :runs], second[:, :runs]
     welch = welch_test(a, b)
     p = np.nan_to_num(welch.pvalue, nan=1.0)
     equivalence = np.nan_to_num(equivalence_test(a, b, MARGIN), nan=1.0)
     error = np.sqrt((a.var(axis=1, ddof=1) + b.var(axis=1, ddof=1)) / runs)
-    return Tested(p, equivalence, b.mean(axis=1) - a.mean(axis=1), error, np.asarray(welch.df))
+    return LookStatistics(
+        p, equivalence, b.mean(axis=1) - a.mean(axis=1), error, np.asarray(welch.df)
+    )
 
 
-def judge(tests: dict[int, Tested], rule: Rule, difference: float) -> Outcome:
+def judge(tests: dict[int, LookStatistics], rule: Rule, difference: float) -> Outcome:
     """What a rule makes of simulated studies.
 
     A verdict is wrong if it calls layers different whose means are equal, calls the worse layer

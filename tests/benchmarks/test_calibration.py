@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import calibration
-from benchmarks.calibration import Rule, Tested, judge
+from benchmarks.calibration import Rule, LookStatistics, judge
 from benchmarks.calibration_report import report
 
 
@@ -16,10 +16,10 @@ def few_studies(monkeypatch):
 
 
 def known(welch, equivalence, difference):
-    """Tested of as many studies as there are values, with errors of 0.01 pp."""
+    """LookStatistics of as many studies as there are values, with errors of 0.01 pp."""
     ones = np.ones(len(welch))
     arrays = map(np.array, (welch, equivalence, difference))
-    return Tested(*arrays, 0.01 * ones, 10 * ones)
+    return LookStatistics(*arrays, 0.01 * ones, 10 * ones)
 
 
 def test_a_verdict_is_wrong_by_the_true_difference(monkeypatch):
