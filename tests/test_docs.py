@@ -19,7 +19,9 @@ import yaml
 from pipeline import cli
 from pipeline.errors import PipelineError
 from pipeline.models.transforms import TRANSFORMS
-from pipeline.params import RunParams, StudyParams, allowed_values, resolve, resolve_study
+from pipeline.params import RunParams, StudyParams, allowed_values
+from pipeline.presets import resolve
+from pipeline.study.plan import resolve_study
 from pipeline.tracking.vocabulary import Artifact, Metric, Tag, VersionTag
 from tests.conftest import PROJECT
 

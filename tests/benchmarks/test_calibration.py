@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import calibration
-from benchmarks.calibration import Rule, LookStatistics, judge
+from benchmarks.calibration import LookStatistics, Rule, judge
 from benchmarks.calibration_report import report
 
 
