@@ -50,12 +50,12 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _option(name: str, help: str, **settings: Any) -> Callable:
+def _option(name: str, help: str, **settings: Any) -> Callable[..., Any]:
     spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
     return click.option(*spellings, name, help=help, **settings)
 
 
-def _run_options(command: Callable, of_study: bool = False) -> Callable:
+def _run_options(command: Callable[..., Any], of_study: bool = False) -> Callable[..., Any]:
     """An option for each parameter of a run, or also of a study; `params.py` checks the values."""
     from pipeline.params import RunParams, allowed_values
 

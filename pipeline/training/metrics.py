@@ -61,7 +61,7 @@ def score(labels: np.ndarray, probabilities: np.ndarray) -> Scores:
     )
 
 
-def score_files(scores: Scores) -> dict[str, Figure | str | dict]:
+def score_files(scores: Scores) -> dict[str, Figure | str | dict[str, Any]]:
     """The files that show a model's scores on a test set, by name."""
     digits = ",".join(map(str, range(CLASSES)))
     rows = [",".join(map(str, [digit, *row])) for digit, row in enumerate(scores.confusion)]
