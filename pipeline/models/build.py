@@ -28,6 +28,8 @@ from pipeline.models.stn import SpatialTransformer, SpatialTransformerNetwork
 from pipeline.models.transforms import TRANSFORMS
 
 NETWORKS = ("tutorial", "paper")
+MakeLayer = Callable[..., list[nn.Module]]  # `layers.convolution` of one kind of layer
+_classifier_layer = partial(convolution, layer=entry_of(CLASSIFIER_LAYER), settings={})
 
 
 def build_model(
@@ -93,13 +95,46 @@ def build_model(
             f"conv_layer: got {conv_layer!r}, but the localization network of {architecture} in "
             f"the {network} network has no convolution of its own; use {CLASSIFIER_LAYER}"
         )
+    return _transformer_network(
+        sizes,
+        placement,
+        make_layer,
+        image_size=image_size,
+        sampler_size=sampler_size,
+        batch_norm=batch_norm,
+        identity=TRANSFORMS[transform].identity,
+        crops=layer.local,
+        transformer_settings={
+            "padding_mode": padding_mode,
+            "transform": transform,
+            "iterations": transformer_iterations,
+        },
+    )
+
+
+def _transformer_network(
+    sizes: LayerSizes,
+    placement: Placement,
+    make_layer: MakeLayer,
+    *,
+    image_size: int,
+    sampler_size: int,
+    batch_norm: str,
+    identity: tuple[float, ...],
+    crops: bool,
+    transformer_settings: dict[str, Any],
+) -> SpatialTransformerNetwork:
+    """A network with a transformer.
+
+    crops: whether the localization network gets only the part of its input that it needs.
+    transformer_settings: further arguments of `SpatialTransformer`.
+    """
     in_stem = sizes.classifier[: placement.stem]
     input_side = side_after(image_size, in_stem)
     output_side = round(input_side * sampler_size / image_size) if sampler_size else input_side
     last_side = side_after(output_side, sizes.classifier[placement.stem :])
-    localization = _localization(
-        sizes, placement, input_side, TRANSFORMS[transform].identity, make_layer
-    )
+    # first the localization network: the order of the random draws must not change
+    localization = _localization(sizes, placement, input_side, identity, make_layer)
     stages = _classifier_stages(sizes, sizes.classifier, last_side, batch_norm, _classifier_layer)
     shared = stages[placement.stem :][: placement.shared]
     stem, classifier = _divide(stages, placement.stem)
@@ -107,11 +142,9 @@ def build_model(
         stem=nn.Sequential(*stem),
         transformer=SpatialTransformer(
             nn.Sequential(*chain(*(stage.convolution for stage in shared)), *localization),
-            padding_mode,
-            transform=transform,
-            iterations=transformer_iterations,
             output_size=output_side if sampler_size else None,
-            localization_size=_needed_side(sizes, placement, input_side) if layer.local else None,
+            localization_size=_needed_side(sizes, placement, input_side) if crops else None,
+            **transformer_settings,
         ),
         classifier=nn.Sequential(*classifier),
         frame=frame(image_size, in_stem),
@@ -122,10 +155,6 @@ def _require(name: str, value: object, allowed: Collection[object], where: str =
     if value not in allowed:
         choice = ", ".join(map(str, allowed))
         raise PipelineError(f"{name}: got {value!r}{where}; allowed: {choice}")
-
-
-MakeLayer = Callable[..., list[nn.Module]]  # `layers.convolution` of one kind of layer
-_classifier_layer = partial(convolution, layer=entry_of(CLASSIFIER_LAYER), settings={})
 
 
 class _Stage(NamedTuple):

@@ -33,6 +33,7 @@ class SpatialTransformer(nn.Module):
     def __init__(
         self,
         localization: nn.Module,
+        *,
         padding_mode: str,
         transform: str = "affine",
         iterations: int = 1,

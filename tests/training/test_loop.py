@@ -9,6 +9,7 @@ import torch
 from pipeline.data.batches import normalize
 from pipeline.data.mnist import Digits
 from pipeline.errors import PipelineError
+from pipeline.models.conv_layers import CONV_LAYERS
 from pipeline.params import RunParams
 from pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.training.loop import evaluate, train
@@ -24,7 +25,7 @@ def fit(some_digits, conv_layer="conv2d", validation=None, **settings):
     return state.best, state.history, model
 
 
-@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+@pytest.mark.parametrize("conv_layer", CONV_LAYERS)
 def test_training_learns_real_digits(some_digits, conv_layer):
     best, history, _ = fit(some_digits, conv_layer, epochs=8, lr=0.05, batch_size=32)
     assert best.accuracy > 0.4  # chance is 0.1
@@ -32,7 +33,7 @@ def test_training_learns_real_digits(some_digits, conv_layer):
 
 
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+@pytest.mark.parametrize("conv_layer", CONV_LAYERS)
 def test_a_seed_repeats_bit_by_bit_and_another_does_not(some_digits, conv_layer):
     def weights(seed):
         return torch.cat(
@@ -161,7 +162,7 @@ def test_a_diverging_run_ends_with_what_to_do(some_digits):
         fit(some_digits, epochs=3, lr=1e30)
 
 
-@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+@pytest.mark.parametrize("conv_layer", CONV_LAYERS)
 @pytest.mark.parametrize("by_epochs", [True, False])
 def test_a_training_that_goes_on_from_its_checkpoint_is_the_same_bit_by_bit(
     some_digits, tmp_path, conv_layer, by_epochs
