@@ -2,7 +2,7 @@
 
 - `protocols`: which runs may be compared; runs sorted into protocols and groups.
 - `groups`: the runs of one group, their summary, and the files of the best run.
-- `statistics`: intervals and tests of groups of numbers.
+- `statistics`: intervals, tests of difference, and the test of equivalence within the margin.
 - `planning`: how many runs a comparison needs.
 - `pairs`: the statistics of two groups, and of all pairs of groups.
 - `boundaries`: nominal levels of planned looks, by alpha spending.
@@ -16,6 +16,5 @@
 - `page`: the artifacts of a report, with its figures and the page `comparison.html.j2`.
 - `command`: the comparison as a run of its own.
 
-The command line uses `command`; `study/` uses `sequential`, `report`, `page` and
-`files`.
+The command line uses `command`; `study/` uses `sequential`, `report`, `page` and `files`.
 """
