@@ -205,10 +205,10 @@ def store() -> None:
     The other commands do so, too. But of several `mlflow run` that find no store, MLflow lets only
     one or none survive: there, this comes first.
     """
-    from pipeline.tracking.store import check_store, plain_errors
+    from pipeline.tracking.store import ensure_store, plain_errors
 
     with plain_errors():
-        check_store()
+        ensure_store()
 
 
 @main.command()

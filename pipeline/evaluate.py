@@ -9,7 +9,7 @@ from pipeline.data.fixed_sets import posed_test_set
 from pipeline.machine import machine_tags
 from pipeline.tracking.registry import load_model
 from pipeline.tracking.runs import open_run
-from pipeline.tracking.store import check_store
+from pipeline.tracking.store import ensure_store
 from pipeline.tracking.vocabulary import Metric, Tag
 from pipeline.training.loop import EVALUATION_BATCH
 from pipeline.training.metrics import Scores, score, score_files
@@ -40,7 +40,7 @@ def evaluate_model(model_uri: str, data_dir: str, experiment: str | None) -> Eva
     Raises:
         PipelineError: if there is no such model, or on unusable data or store.
     """
-    check_store()
+    ensure_store()
     model = load_model(model_uri)
     train, test = mnist.load_mnist(data_dir)
     test = posed_test_set(model.dataset, test, train.images).digits

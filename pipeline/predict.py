@@ -17,7 +17,7 @@ from pipeline.data.datasets import DIGIT, look_up
 from pipeline.errors import PipelineError
 from pipeline.figures import of_predictions
 from pipeline.tracking.registry import load_model
-from pipeline.tracking.store import check_store
+from pipeline.tracking.store import ensure_store
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow's EPS, for one, would start Ghostscript
 PICTURES = ("png", "jpg", "jpeg", "webp", "pdf", "svg")
@@ -51,7 +51,7 @@ def predict_files(
         PipelineError: if a file is no image of a digit, if `show` cannot be written, or if there
             is no such model.
     """
-    check_store()
+    ensure_store()
     if show:
         _check_picture(show, paths)
     names = [os.fsencode(path).decode(errors="replace") for path in paths]

@@ -10,7 +10,7 @@ from pipeline.errors import PipelineError
 from pipeline.tracking.experiments import current_experiment
 from pipeline.tracking.recorded import RecordedRun, training_runs
 from pipeline.tracking.runs import open_run
-from pipeline.tracking.store import check_store
+from pipeline.tracking.store import ensure_store
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def compare_runs(
         PipelineError: if there is no such experiment, study or parameter, the margin is out
             of range, or no training run has finished.
     """
-    check_store()
+    ensure_store()
     title = current_experiment(experiment)
     runs = training_runs(title)
     params = {"by": by, "margin": margin}

@@ -31,7 +31,7 @@ from pipeline.tracking.experiments import current_experiment
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
 from pipeline.tracking.registry import AliasNews, Candidate, promote, registered_version
 from pipeline.tracking.runs import TrackedRun, close_run, create_nested_run, open_run
-from pipeline.tracking.store import check_store, plain_errors
+from pipeline.tracking.store import ensure_store, plain_errors
 from pipeline.tracking.vocabulary import Artifact, Tag
 from pipeline.training.checkpoint import checkpoint_path
 from pipeline.training.network import check_network
@@ -59,7 +59,7 @@ def run_study(study: Study, start_executor: StartExecutor = LocalProcesses) -> S
     for params in study.runs:
         if params.seed == study.runs[0].seed:  # one of each kind
             check_network(params)
-    check_store()
+    ensure_store()
     first = study.runs[0]
     mnist.load_mnist(first.data_dir)  # unpacked once, before the workers read it
     experiment = current_experiment(first.experiment)

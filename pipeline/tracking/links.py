@@ -8,7 +8,7 @@ import mlflow
 
 from pipeline.errors import PipelineError
 from pipeline.tracking.experiments import current_experiment, experiment_id_of
-from pipeline.tracking.store import check_store, without_password
+from pipeline.tracking.store import ensure_store, without_credentials
 
 UI = "http://127.0.0.1:5000"  # where `make ui` serves
 TRAINING_VIEW = "?workflowType=machine_learning"  # else the UI opens its view of traces
@@ -17,7 +17,7 @@ TRAINING_VIEW = "?workflowType=machine_learning"  # else the UI opens its view o
 def ui_address() -> str:
     """Where the MLflow UI is: the tracking server, or for a local store what `make ui` starts."""
     uri = mlflow.get_tracking_uri()
-    return without_password(uri).rstrip("/") if uri.startswith("http") else UI
+    return without_credentials(uri).rstrip("/") if uri.startswith("http") else UI
 
 
 def run_page(experiment_id: str, run_id: str) -> str:
@@ -33,7 +33,7 @@ def serve_ui(experiment: str | None) -> None:
     Raises:
         PipelineError: if the port is taken.
     """
-    check_store()
+    ensure_store()
     experiment_id = experiment_id_of(current_experiment(experiment))
     page = f"/#/experiments/{experiment_id}/runs{TRAINING_VIEW}"
     print(f"the runs are at {ui_address()}{page}", flush=True)

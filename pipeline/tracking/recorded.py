@@ -10,7 +10,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.errors import PipelineError
 from pipeline.tracking.links import run_page
-from pipeline.tracking.store import without_password
+from pipeline.tracking.store import without_credentials
 from pipeline.tracking.vocabulary import Metric, Tag
 
 
@@ -141,7 +141,7 @@ def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun
         PipelineError: if there is no such experiment.
     """
     if mlflow.get_experiment_by_name(experiment) is None:
-        uri = without_password(mlflow.get_tracking_uri())
+        uri = without_credentials(mlflow.get_tracking_uri())
         raise PipelineError(f"there is no experiment {experiment} in {uri}")
     condition = f"tags.`{Tag.PROTOCOL}` != ''"
     if study:

@@ -1,4 +1,4 @@
-"""The tracking store: check it, create it, keep processes apart, and say its errors in a line.
+"""The tracking store: check and create it, keep processes apart, and report its errors in one line.
 
 The store is MLflow's own default, `sqlite:///mlflow.db` in the working directory, unless
 `MLFLOW_TRACKING_URI` names another.
@@ -11,80 +11,126 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 import mlflow
 import requests
+import sqlalchemy
 import sqlalchemy.exc
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from pipeline.errors import PipelineError
 
-if TYPE_CHECKING:  # it takes a second to import
+if TYPE_CHECKING:  # importing it takes a second
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 # An unreachable server is reported within seconds; MLflow's default of 7 retries takes minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-# The files that are read back are small; a bar for each would bury what the command prints.
+# The files that are read back are small, and a progress bar for each would hide the output.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn what MLflow, its store and the file system raise into a PipelineError of one line."""
+    """Turn the errors of MLflow, of its store and of the file system into a PipelineError."""
     try:
         yield
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, requests.RequestException) as error:
-        uri = without_password(mlflow.get_tracking_uri())
+        uri = without_credentials(mlflow.get_tracking_uri())
         raise PipelineError(f"MLflow ({uri}): {first_line(error)}") from error
     except OSError as error:
         raise PipelineError(first_line(error)) from error
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error that is not empty, without passwords; else its class."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return without_password(lines[0]) if lines else type(error).__name__
+    """The first line of an error's text that is not empty, without credentials; else its class."""
+    lines = [line.strip() for line in without_credentials(str(error)).splitlines()]
+    return next(filter(None, lines), type(error).__name__)
 
 
-def without_password(text: str) -> str:
-    """The text with the user and the password left out of any address in it."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+def without_credentials(text: str) -> str:
+    """A text without the users, passwords and queries of the addresses in it.
+
+    In an address, user and password stand before the last `@`; a password may contain characters
+    such as `@` and `/` that its owner has not encoded. A query may hold a token.
+    """
+    uri = mlflow.get_tracking_uri()
+    text = text.replace(uri, _public_address(uri))
+    query = uri.partition("?")[2]
+    if query:  # error messages also have it in addresses without a host
+        text = text.replace(f"?{query}", "")
+    return re.sub(r"[\w+.-]+://\S+", lambda address: _public_address(address[0]), text)
 
 
-def check_store() -> None:
-    """Make sure of a store in a SQLite file: that it can be written, and holds MLflow's tables.
+def _public_address(address: str) -> str:
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return address
+    if not rest.startswith("/"):  # the path of a file has no user, and may contain an @
+        rest = rest.rpartition("@")[2]
+    place, hash_sign, fragment = rest.partition("#")
+    return f"{scheme}://{place.partition('?')[0]}{hash_sign}{fragment}"
 
-    MLflow itself would retry for minutes to write; of several processes that create the tables at
-    the same moment, all but one fail; and killed meanwhile, it leaves a store that never opens.
+
+def ensure_store() -> None:
+    """Check that the store can be used; a store in a SQLite file is created if it is missing.
+
+    MLflow itself would retry for minutes to write to a file that is not writable. Of several
+    processes that create the tables at the same time, all but one fail. If MLflow is killed while
+    it creates the tables, it leaves a store that can never be opened.
 
     Raises:
-        PipelineError: if it cannot be written, or lacks the run that `mlflow run` has opened.
+        PipelineError: if the store cannot be written, if it is a database whose Python driver is
+            not installed, or if it lacks the run that `mlflow run` has opened.
     """
     path = sqlite_file()
     if path is None:
+        _check_address(mlflow.get_tracking_uri())
         return
     if "MLFLOW_RUN_ID" in os.environ and not _has_content(path):
         raise lacks_the_run()
-    exists = path.exists()
-    parent = next(p for p in path.absolute().parents if p.exists())
-    if exists and not path.is_file():
-        problem = "is no file"
-    elif exists and not os.access(path, os.W_OK):
-        problem = "is not writable"
-    elif not parent.is_dir() or not os.access(parent, os.W_OK):
-        problem = f"cannot be created: {parent} is no folder that you may write to"
+    problem = _problem_of(path)
+    if problem:
+        raise PipelineError(
+            f"the tracking store {path} {problem}; "
+            "set MLFLOW_TRACKING_URI to one that can be written"
+        )
+    if not _has_content(path):
+        with one_process_at_a_time():
+            if not _has_content(path):
+                _create_store(path)
+
+
+def _check_address(uri: str) -> None:
+    try:
+        scheme = urlsplit(uri).scheme
+        if scheme.partition("+")[0] in DATABASE_ENGINES:
+            sqlalchemy.make_url(uri).get_dialect().import_dbapi()
+    except ValueError as error:
+        problem = f"is no valid address ({first_line(error)}); use"
+    except ImportError as error:
+        problem = f"needs a driver that is missing ({first_line(error)}); install it, or use"
     else:
-        if not _has_content(path):
-            with one_process_at_a_time():
-                if not _has_content(path):
-                    _create_store(path)
         return
     raise PipelineError(
-        f"the tracking store {path} {problem}; set MLFLOW_TRACKING_URI to one that can be written"
+        f"MLFLOW_TRACKING_URI: got {without_credentials(uri)}, which {problem} a tracking server, "
+        "or the absolute path of a SQLite file, such as sqlite:////home/me/mlflow.db"
     )
+
+
+def _problem_of(path: Path) -> str | None:
+    """Why a SQLite file cannot be written or created; None if it can."""
+    if path.exists():
+        if not path.is_file():
+            return "is no file"
+        return None if os.access(path, os.W_OK) else "is not writable"
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        return None
+    return f"cannot be created: {folder} is no folder that you may write to"
 
 
 def _has_content(path: Path) -> bool:
@@ -92,7 +138,7 @@ def _has_content(path: Path) -> bool:
 
 
 def _create_store(path: Path) -> None:
-    # under another name first, so that what has the right name is whole
+    # under another name first, so that a file with the right name is complete
     partial = path.with_name(f"{path.name}.new")
     partial.unlink(missing_ok=True)
     store_in(partial)
@@ -102,8 +148,8 @@ def _create_store(path: Path) -> None:
 def store_in(path: Path) -> "SqlAlchemyStore":
     """The store in a SQLite file, with its tables. New experiments keep their artifacts beside it.
 
-    MLflow's own place for them is `mlruns` in the working directory. Under `mlflow run` that is the
-    folder of the project's code, and of a Git address MLflow runs a clone that does not last.
+    MLflow itself would keep them in `mlruns` in the working directory. Under `mlflow run`, that is
+    the folder of the project's code; for a Git address, it is a clone that MLflow deletes.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -113,9 +159,10 @@ def store_in(path: Path) -> "SqlAlchemyStore":
 
 
 def local_folder() -> Path:
-    """Where files that belong to the store lie: beside a local store, else the working directory.
+    """The folder for files that belong to the store.
 
-    A local store is a SQLite file, or one of the folders that MLflow used before.
+    It is the folder of a local store, which is a SQLite file or one of the folders that MLflow
+    used before; of any other store it is the working directory.
     """
     uri = mlflow.get_tracking_uri()
     path = sqlite_file()
@@ -125,7 +172,7 @@ def local_folder() -> Path:
 
 
 def sqlite_file() -> Path | None:
-    """The file of the store, if it is a SQLite file; None of any other store."""
+    """The file of the store, if it is a SQLite file; None for any other store."""
     uri = mlflow.get_tracking_uri()
     prefix = "sqlite:///"
     return Path(unquote(uri.removeprefix(prefix))) if uri.startswith(prefix) else None
@@ -133,7 +180,10 @@ def sqlite_file() -> Path | None:
 
 @contextmanager
 def one_process_at_a_time() -> Iterator[None]:
-    """Keep the other processes of this machine that use the same SQLite store waiting."""
+    """Hold a lock that the other processes of this machine with the same SQLite store wait for.
+
+    For any other store, there is no lock.
+    """
     path = sqlite_file()
     if path is None:
         yield
@@ -145,10 +195,10 @@ def one_process_at_a_time() -> Iterator[None]:
 
 
 def lacks_the_run() -> PipelineError:
-    """The error where the run that `mlflow run` has opened is not in the store."""
+    """The error for a store that lacks the run that `mlflow run` has opened."""
     return PipelineError(
-        f"MLFLOW_TRACKING_URI: got {without_password(mlflow.get_tracking_uri())}, which lacks the "
-        f"run that `mlflow run` has opened: a relative path is looked for in {Path.cwd()}, where "
-        "the project runs; allowed: a server, or the absolute path of a SQLite file, such as "
+        f"MLFLOW_TRACKING_URI: got {without_credentials(mlflow.get_tracking_uri())}, which lacks "
+        f"the run that `mlflow run` has opened; a relative path starts at {Path.cwd()}, where the "
+        "project runs; allowed: a server, or the absolute path of a SQLite file, such as "
         "sqlite:////home/me/mlflow.db"
     )

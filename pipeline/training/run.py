@@ -20,7 +20,7 @@ from pipeline.presets import protocol_label
 from pipeline.tracking.recorded import recorded_run
 from pipeline.tracking.registry import AliasNews, Candidate, promote, register
 from pipeline.tracking.runs import TrackedRun, open_run
-from pipeline.tracking.store import check_store
+from pipeline.tracking.store import ensure_store
 from pipeline.tracking.vocabulary import Tag
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.collapse import IMAGES, collapse_reason
@@ -73,7 +73,7 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
     Raises:
         PipelineError: on unusable data, device or store, or if training diverges.
     """
-    check_store()
+    ensure_store()
     device = _device(params.device)
     torch.set_num_threads(params.threads or torch.get_num_threads())
     check_network(params)

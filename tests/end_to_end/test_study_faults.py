@@ -52,8 +52,8 @@ RACE = """
 import json, sys
 import numpy as np
 from pipeline.tracking.runs import open_run
-from pipeline.tracking.store import check_store
-check_store()
+from pipeline.tracking.store import ensure_store
+ensure_store()
 with open_run("race", "", params={"number": sys.argv[1]}) as run:
     run.log_dataset("same", "training", np.zeros((4, 1)), np.zeros(4))
     for step in range(20):

@@ -4,7 +4,6 @@ import mlflow
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.tracking.links import ui_address
 from pipeline.tracking.recorded import (
     artifact_text,
     metric_histories,
@@ -14,7 +13,6 @@ from pipeline.tracking.recorded import (
 )
 from pipeline.tracking.registry import Candidate, load_model, promote, register
 from pipeline.tracking.runs import open_run
-from pipeline.tracking.store import check_store, local_folder, plain_errors
 
 
 def status_of(run_id):
@@ -136,40 +134,6 @@ def test_what_a_run_logged_is_read_back(store):
     assert artifact_text(run.run_id, "nothing.txt") is None
 
 
-@pytest.mark.parametrize(
-    ("uri", "folder"),
-    [
-        ("sqlite:////some/where/mlflow.db", "/some/where"),
-        ("sqlite:///mlflow.db", "."),
-        ("sqlite:////some/a%2541b/mlflow.db", "/some/a%41b"),
-        ("file:///some/where/mlruns", "/some/where"),
-        ("file:/some/where/mlruns", "/some/where"),
-        ("/some/where/mlruns", "/some/where"),
-        ("./mlruns", "."),
-        ("http://127.0.0.1:5000", "."),
-        ("postgresql://host/database", "."),
-    ],
-)
-def test_files_lie_beside_a_local_store(tmp_path, monkeypatch, uri, folder):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert local_folder() == tmp_path / folder
-
-
-def test_artifacts_lie_beside_the_store_wherever_the_command_was_started(tmp_path, monkeypatch):
-    (tmp_path / "a%41b").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/a%2541b/mlflow.db")
-    check_store()
-    for experiment in ("Default", "stn-mnist"):
-        with open_run("name", "", experiment=experiment) as run:
-            run.log_artifacts({"notes.txt": "x"})
-        place = tmp_path / "a%41b" / "mlruns" / run.experiment_id / run.run_id
-        assert (place / "artifacts/notes.txt").read_text() == "x"
-    assert not list((tmp_path / "elsewhere").iterdir())
-
-
 def logged_model():
     with mlflow.start_run():
         return mlflow.initialize_logged_model("model").model_id
@@ -227,22 +191,3 @@ def test_no_such_model_is_one_line(store, uri):
         load_model(uri)
     assert uri in str(error.value)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("path", "words"),
-    [("", "is no file"), ("/requirements.txt/mlflow.db", "no folder that you may write to")],
-)
-def test_an_unwritable_store_is_found_before_anything_is_written(store, monkeypatch, path, words):
-    (store / "requirements.txt").touch()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}{path}")
-    with pytest.raises(PipelineError, match=words):
-        check_store()
-
-
-def test_passwords_are_not_shown(store, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    with pytest.raises(PipelineError) as error, plain_errors():
-        raise mlflow.MlflowException("request to http://me:secret@127.0.0.1:9/api failed")
-    assert "127.0.0.1:9/api" in str(error.value)
-    assert "secret" not in str(error.value) + ui_address()

@@ -1,0 +1,125 @@
+"""On real SQLite stores, and on addresses where no store answers."""
+
+import mlflow
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.tracking.links import ui_address
+from pipeline.tracking.runs import open_run
+from pipeline.tracking.store import ensure_store, local_folder, plain_errors, without_credentials
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [
+        ("sqlite:////some/where/mlflow.db", "/some/where"),
+        ("sqlite:///mlflow.db", "."),
+        ("sqlite:////some/a%2541b/mlflow.db", "/some/a%41b"),
+        ("file:///some/where/mlruns", "/some/where"),
+        ("file:/some/where/mlruns", "/some/where"),
+        ("/some/where/mlruns", "/some/where"),
+        ("./mlruns", "."),
+        ("http://127.0.0.1:5000", "."),
+        ("postgresql://host/database", "."),
+    ],
+)
+def test_files_lie_beside_a_local_store(tmp_path, monkeypatch, uri, folder):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert local_folder() == tmp_path / folder
+
+
+def test_artifacts_lie_beside_the_store_wherever_the_command_was_started(tmp_path, monkeypatch):
+    (tmp_path / "a%41b").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/a%2541b/mlflow.db")
+    ensure_store()
+    for experiment in ("Default", "stn-mnist"):
+        with open_run("name", "", experiment=experiment) as run:
+            run.log_artifacts({"notes.txt": "x"})
+        place = tmp_path / "a%41b" / "mlruns" / run.experiment_id / run.run_id
+        assert (place / "artifacts/notes.txt").read_text() == "x"
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("", "is no file"), ("/requirements.txt/mlflow.db", "no folder that you may write to")],
+)
+def test_an_unwritable_store_is_found_before_anything_is_written(store, monkeypatch, path, words):
+    (store / "requirements.txt").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}{path}")
+    with pytest.raises(PipelineError, match=words):
+        ensure_store()
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://me:secret@127.0.0.1:9", "http://127.0.0.1:9"),
+        ("http://me:p@ssword:secret@127.0.0.1:9", "http://127.0.0.1:9"),
+        ("http://me:a/secret@127.0.0.1:9", "http://127.0.0.1:9"),
+        ("http://me:a?secret@127.0.0.1:9/at", "http://127.0.0.1:9/at"),
+        ("http://me:a#secret@127.0.0.1:9", "http://127.0.0.1:9"),
+        ("http://me:a secret@127.0.0.1:9", "http://127.0.0.1:9"),
+        ("http://127.0.0.1:9?token=secret", "http://127.0.0.1:9"),
+        ("http://[::1]:9", "http://[::1]:9"),
+        ("http://[secret@127.0.0.1:9", "http://127.0.0.1:9"),
+        ("postgresql://me:secret@host:9/runs?password=secret", "postgresql://host:9/runs"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("mlruns", "mlruns"),
+    ],
+)
+def test_credentials_are_not_shown(monkeypatch, uri, shown):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert without_credentials(uri) == shown
+    with pytest.raises(PipelineError) as error, plain_errors():
+        raise mlflow.MlflowException(f"request to {uri} failed: no answer")
+    assert str(error.value) == f"MLflow ({shown}): request to {shown} failed: no answer"
+    assert "secret" not in ui_address()
+
+
+def test_credentials_of_other_addresses_are_not_shown_and_the_rest_of_a_text_is(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9?token=secret")
+    page = "http://127.0.0.1:5000/#/experiments/1/runs/2?workflowType=machine_learning"
+    for text, shown in [
+        ("no proxy at https://me:secret@host:9, here", "no proxy at https://host:9, here"),
+        ("retries exceeded with url: /api?token=secret", "retries exceeded with url: /api"),
+        (f"models:/stn-mnist@champion is at {page}", f"models:/stn-mnist@champion is at {page}"),
+    ]:
+        assert without_credentials(text) == shown
+
+
+def test_a_server_that_does_not_answer_is_one_line_without_its_credentials(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:p@ss:secret@127.0.0.1:9?token=secret")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    ensure_store()
+    with (
+        pytest.raises(PipelineError, match=r"MLflow \(http://127.0.0.1:9\): ") as error,
+        plain_errors(),
+    ):
+        mlflow.get_experiment_by_name("stn-mnist")
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("mysql+nodriver://me:secret@host/runs", "sqlalchemy.dialects:mysql.nodriver"),
+        ("mssql+pymssql://me:secret@host/runs", "needs a driver that is missing .*pymssql"),
+        ("http://[secret@", "is no valid address"),
+    ],
+)
+def test_a_store_that_cannot_be_reached_by_its_address_is_one_line(store, monkeypatch, uri, words):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(PipelineError, match=words) as error, plain_errors():
+        ensure_store()
+    assert "secret" not in str(error.value)
+
+
+def test_an_error_is_one_line_whatever_the_user_typed():
+    assert str(PipelineError("got 'a\nb\u2028\x1b[2J\udc80 é×'")) == (
+        r"got 'a\nb\u2028\x1b[2J\udc80 é×'"
+    )
