@@ -1,6 +1,5 @@
 """The runs of one group: their results, their summary, and the files of the best one."""
 
-import io
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,12 @@ from pipeline.comparison.statistics import Summary
 from pipeline.machine import ran_on
 from pipeline.params import TEST_IMAGES, RunParams, kind_of
 from pipeline.tracking.recorded import RecordedRun, artifact_bytes, artifact_text, metric_histories
+from pipeline.tracking.result_files import (
+    Poses,
+    confusion_from_csv,
+    poses_from_npz,
+    predictions_from_csv,
+)
 from pipeline.tracking.vocabulary import Artifact, Metric
 
 CURVES = (Metric.TEST_ACCURACY, Metric.TRAIN_LOSS)
@@ -44,25 +49,6 @@ class RunResult:
     url: str
     ran_on: dict[str, str]
     curves: dict[str, dict[int, float]]
-
-
-@dataclass(frozen=True)
-class Poses:
-    """One digit in eight poses, before and after a transformer.
-
-    Attributes:
-        before: uint8 `(8, H, W)`, the network's input.
-        after: uint8 `(8, h, w)`, each image sampled by the transformation that is predicted for it.
-        outline: float32 `(8, K, 2)`, points (x, y) around what the transformer samples, in
-            normalized coordinates of the input image; clockwise from the upper left corner of the
-            output, the first K // 4 along its upper edge.
-        warps_image: whether the transformer samples the image; False where it samples feature maps.
-    """
-
-    before: np.ndarray
-    after: np.ndarray
-    outline: np.ndarray
-    warps_image: bool
 
 
 @dataclass(frozen=True)
@@ -117,6 +103,7 @@ def group_of(values: dict[str, Any], members: list[tuple[RunParams, RecordedRun]
     poses = [run.pose_deviation for run in runs if run.pose_deviation is not None]
     champion = _champion(runs, params.selection)
     confusion = artifact_text(champion.run_id, Artifact.CONFUSION_COUNTS)
+    poses_file = artifact_bytes(champion.run_id, Artifact.POSES)
     return Group(
         name=name,
         params=values,
@@ -126,9 +113,8 @@ def group_of(values: dict[str, Any], members: list[tuple[RunParams, RecordedRun]
         last_accuracy=_summary(last) if len(last) == len(runs) else None,
         pose=statistics.summarize(poses, math.inf) if len(poses) == len(runs) else None,
         champion=champion,
-        # The first row and the first column of the file name the digits.
-        confusion=None if confusion is None else _numbers(confusion)[:, 1:],
-        poses=_poses(champion),
+        confusion=None if confusion is None else confusion_from_csv(confusion),
+        poses=None if poses_file is None else poses_from_npz(poses_file),
     )
 
 
@@ -141,7 +127,7 @@ def correctly_classified(run: RunResult) -> np.ndarray | None:
     text = artifact_text(run.run_id, Artifact.PREDICTIONS)
     if text is None:
         return None
-    label, predicted = _numbers(text).T
+    label, predicted = predictions_from_csv(text)
     return (label == predicted)[:TEST_IMAGES]
 
 
@@ -187,20 +173,5 @@ def _champion(runs: list[RunResult], selection: str) -> RunResult:
     return max(runs, key=rank)
 
 
-def _poses(run: RunResult) -> Poses | None:
-    content = artifact_bytes(run.run_id, Artifact.POSES)
-    if content is None:
-        return None
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return Poses(
-            arrays["before"], arrays["after"], arrays["outline"], bool(arrays["warps_image"])
-        )
-
-
 def _summary(fractions: list[float]) -> Summary:
     return statistics.summarize([100 * fraction for fraction in fractions])
-
-
-def _numbers(table: str) -> np.ndarray:
-    """The integers of a CSV table under its header."""
-    return np.loadtxt(io.StringIO(table), dtype=int, delimiter=",", skiprows=1, ndmin=2)

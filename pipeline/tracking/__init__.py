@@ -4,6 +4,7 @@
 - `experiments`: which experiment a command works in.
 - `runs`: open a run, log to it, close it whatever happens.
 - `recorded`: find runs, and read their metrics and files.
+- `result_files`: the formats of the files of a run that are read back; it does not import mlflow.
 - `registry`: the registered model, its versions and aliases; models to predict with.
 - `links`: addresses in the MLflow UI, and the UI itself.
 - `vocabulary`: the names of tags, metrics and artifacts; it does not import mlflow.

@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, classification_report, confusion_mat
 from pipeline.data.datasets import DATASETS, Pose, look_up
 from pipeline.figures.confusion import confusion_matrix_figure
 from pipeline.params import CLASSES
+from pipeline.tracking.result_files import confusion_to_csv
 from pipeline.tracking.vocabulary import Artifact
 
 
@@ -63,13 +64,11 @@ def score(labels: np.ndarray, probabilities: np.ndarray) -> Scores:
 
 def score_files(scores: Scores) -> dict[str, Figure | str | dict[str, Any]]:
     """The files that show a model's scores on a test set, by name."""
-    digits = ",".join(map(str, range(CLASSES)))
-    rows = [",".join(map(str, [digit, *row])) for digit, row in enumerate(scores.confusion)]
     return {
         Artifact.CONFUSION_MATRIX: confusion_matrix_figure(
             scores.confusion, scores.accuracy, scores.f1
         ),
-        Artifact.CONFUSION_COUNTS: "\n".join([f"true\\predicted,{digits}", *rows, ""]),
+        Artifact.CONFUSION_COUNTS: confusion_to_csv(scores.confusion),
         Artifact.CLASSIFICATION_REPORT: scores.report,
     }
 

@@ -1,8 +1,5 @@
 """What a transformer does to one digit in eight poses, for the gallery and the animation."""
 
-import io
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +11,7 @@ from pipeline.data.mnist import Digits
 from pipeline.figures.gallery import CAPTIONS
 from pipeline.models.stn import SpatialTransformerNetwork
 from pipeline.params import RunParams
+from pipeline.tracking.result_files import Poses, poses_to_npz
 
 POSES = 8
 LABEL = 4  # a 4 is not mistaken for another digit or another pose, however it is turned
@@ -70,22 +68,16 @@ def transformed(
 
 
 def poses_file(model: SpatialTransformerNetwork, params: RunParams, poses: Tensor) -> bytes:
-    """The poses before and after the transformer, as an .npz file that needs no pickle.
-
-    Its arrays are, as `transformed` returns them: `before` and `after`, uint8 `(8, S, S)` and
-    `(8, S', S')`; `outline`, float32 `(8, 4 S' + 1, 2)`; and `warps_image`, a bool that is False if
-    the transformer warps feature maps.
-    """
+    """The poses before and after the transformer, as the content of a `poses.npz`."""
     after, outline = transformed(model, params, poses)
-    file = io.BytesIO()
-    np.savez_compressed(
-        file,
-        before=poses.squeeze(1),
-        after=after.squeeze(1),
-        outline=outline,
-        warps_image=_warps_image(model),
+    return poses_to_npz(
+        Poses(
+            before=poses.squeeze(1).numpy(),
+            after=after.squeeze(1).numpy(),
+            outline=outline.numpy(),
+            warps_image=_warps_image(model),
+        )
     )
-    return file.getvalue()
 
 
 def caption(model: SpatialTransformerNetwork) -> str:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -18,6 +17,7 @@ from pipeline.models.stn import SpatialTransformerNetwork
 from pipeline.models.transforms import TRANSFORMS
 from pipeline.params import RunParams
 from pipeline.tracking.recorded import recorded_run
+from pipeline.tracking.result_files import predictions_to_csv
 from pipeline.tracking.runs import TrackedRun
 from pipeline.tracking.vocabulary import Artifact, Metric
 from pipeline.training.loop import EVALUATION_BATCH, TrainingState
@@ -85,7 +85,7 @@ def _files(
     files: dict[str, object] = {
         Artifact.PARAMS: yaml.safe_dump(params.model_dump(), sort_keys=False),
         **score_files(scores),
-        Artifact.PREDICTIONS: _predictions(test_digits.labels.numpy(), scores.predicted),
+        Artifact.PREDICTIONS: predictions_to_csv(test_digits.labels.numpy(), scores.predicted),
         Artifact.LEARNING_CURVES: learning_curves_figure(state.history, state.best.epoch),
     }
     if network.transformer is not None:
@@ -101,12 +101,6 @@ def _files(
             caption(network),
         )
     return files
-
-
-def _predictions(labels: np.ndarray, predicted: np.ndarray) -> str:
-    """One line per test image, in order: its label, and the digit that is predicted."""
-    lines = [f"{label},{digit}" for label, digit in zip(labels, predicted, strict=True)]
-    return "\n".join(["label,predicted", *lines, ""])
 
 
 @torch.inference_mode()
