@@ -96,11 +96,16 @@ WITHIN = {
     "study.progress": {"executor"},
     "study.resume": {"executor", "plan"},
     "study.study": {"executor", "local_processes", "plan", "progress", "resume"},
-    "tracking.experiments": {"store", "vocabulary"},
-    "tracking.links": {"experiments", "store"},
+    "tracking.experiments": {"links", "project_run", "store", "views", "vocabulary"},
+    "tracking.links": {"store", "views"},
+    "tracking.project_run": {"links", "store"},
     "tracking.recorded": {"links", "store", "vocabulary"},
     "tracking.registry": {"store", "vocabulary"},
-    "tracking.runs": {"experiments", "links", "recorded", "store", "vocabulary"},
+    "tracking.runs": {
+        *("experiments", "links", "project_run", "recorded", "store", "vocabulary"),
+    },
+    "tracking.ui": {"experiments", "links", "store"},
+    "tracking.views": {"vocabulary"},
 }
 PACKAGES = sorted(path.parent.name for path in (PROJECT / "pipeline").glob("*/__init__.py"))
 MODULES = sorted(

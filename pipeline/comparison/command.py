@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
-from pipeline.comparison.files import as_markdown, for_note
+from pipeline.comparison.files import as_markdown
 from pipeline.comparison.page import comparison_files
 from pipeline.comparison.pairs import MARGIN
 from pipeline.comparison.report import comparison_of
 from pipeline.errors import PipelineError
 from pipeline.tracking.experiments import current_experiment
 from pipeline.tracking.recorded import RecordedRun, training_runs
-from pipeline.tracking.runs import open_run
+from pipeline.tracking.runs import for_note, open_run
 from pipeline.tracking.store import ensure_store
+from pipeline.tracking.vocabulary import Artifact
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def compare_runs(
     with open_run(
         name="compare",
         description=f"Training runs of *{title}*, {report.noun} against {report.noun}; "
-        f"`comparison.html` is a page to send around.\n\n{for_note(markdown)}",
+        f"`comparison.html` is a page to send around.\n\n{for_note(markdown, Artifact.COMPARISON)}",
         experiment=experiment,
         params=params,
     ) as run:

@@ -26,8 +26,6 @@ from pipeline.comparison.tables import (
     pair_table,
 )
 
-NOTE_LENGTH = 7000  # characters; MLflow keeps 8000 of a tag, and the note holds more than tables
-
 
 def as_markdown(report: Report) -> str:
     """The tables, statistics and verdicts of each protocol."""
@@ -51,13 +49,6 @@ def as_markdown(report: Report) -> str:
     blocks += [group_note(report.protocols)]
     blocks += shortfalls(report)
     return "\n\n".join(blocks) + "\n"
-
-
-def for_note(markdown: str) -> str:
-    """As many whole blocks of it as fit into the note of a run, which MLflow would cut anywhere."""
-    if len(markdown) <= NOTE_LENGTH:
-        return markdown
-    return markdown[:NOTE_LENGTH].rsplit("\n\n", 1)[0] + "\n\nThe rest is in `comparison.md`."
 
 
 def as_csv(report: Report) -> str:

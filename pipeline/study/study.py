@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.comparison.files import for_note
 from pipeline.comparison.page import comparison_files
 from pipeline.comparison.report import comparison_of
 from pipeline.data import mnist
@@ -30,7 +29,14 @@ from pipeline.study.resume import checkpoint_folder, locked, tasks_of
 from pipeline.tracking.experiments import current_experiment
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
 from pipeline.tracking.registry import AliasNews, Candidate, promote, registered_version
-from pipeline.tracking.runs import TrackedRun, close_run, create_nested_run, open_run
+from pipeline.tracking.runs import (
+    TrackedRun,
+    close_run,
+    create_nested_run,
+    for_note,
+    open_run,
+    reopen_run,
+)
 from pipeline.tracking.store import ensure_store, plain_errors
 from pipeline.tracking.vocabulary import Artifact, Tag
 from pipeline.training.checkpoint import checkpoint_path
@@ -65,21 +71,21 @@ def run_study(study: Study, start_executor: StartExecutor = LocalProcesses) -> S
     experiment = current_experiment(first.experiment)
     started = parent_of_study(experiment, study.id)
     folder = checkpoint_folder(study, started)
-    with (
-        locked(study, folder),
-        open_run(
-            name=f"study {study.label}",
-            description=_description(study),
-            experiment=experiment,
-            params={name: ",".join(map(str, values)) for name, values in study.varied.items()},
-            tags={
-                Tag.STUDY: study.id,
-                Tag.CHECKPOINTS: str(folder),
-                Tag.HOST: socket.gethostname(),
-            },
-            run_id=started.run_id if started else None,
-        ) as parent,
-    ):
+    description = _description(study)
+    varied = {name: ",".join(map(str, values)) for name, values in study.varied.items()}
+    tags = {
+        Tag.STUDY: study.id,
+        Tag.CHECKPOINTS: str(folder),
+        Tag.HOST: socket.gethostname(),
+    }
+    opened = (
+        reopen_run(started.run_id, description, params=varied, tags=tags)
+        if started
+        else open_run(
+            f"study {study.label}", description, experiment=experiment, params=varied, tags=tags
+        )
+    )
+    with locked(study, folder), opened as parent:
         tasks, finished_runs = tasks_of(study, training_runs(experiment, study.id), experiment)
         _print_counts(tasks, finished_runs)
         _train(
@@ -215,7 +221,7 @@ def _description(study: Study, news: list[AliasNews] | None = None, comparison: 
     ]
     if news:
         lines.append(f"The best models: {'; '.join(item.markdown for item in news)}.")
-    return "\n\n".join([*lines, for_note(comparison)])
+    return "\n\n".join([*lines, for_note(comparison, Artifact.COMPARISON)])
 
 
 def _promote(runs: list[RecordedRun]) -> list[AliasNews]:

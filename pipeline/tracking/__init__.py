@@ -1,12 +1,15 @@
-"""Everything MLflow. No other package imports it.
+"""Everything that uses MLflow. No other package imports mlflow.
 
-- `store`: the tracking store: check it, create it, say its errors in a line.
-- `experiments`: which experiment a command works in.
-- `runs`: open a run, log to it, close it whatever happens.
+- `store`: the tracking store: check it, create it, and report its errors in one line.
+- `experiments`: which experiment a command works in, and its description.
+- `views`: the view that the MLflow UI opens the list of runs in.
+- `project_run`: the run that `mlflow run` opens before the command starts.
+- `runs`: open a run, log to it, and close it in any case.
 - `recorded`: find runs, and read their metrics and files.
 - `result_files`: the formats of the files of a run that are read back; it does not import mlflow.
 - `registry`: the registered model, its versions and aliases; models to predict with.
-- `links`: addresses in the MLflow UI, and the UI itself.
+- `links`: addresses of pages in the MLflow UI.
+- `ui`: serve the MLflow UI of a local store.
 - `vocabulary`: the names of tags, metrics and artifacts; it does not import mlflow.
 
 Any of them may be used by other packages.

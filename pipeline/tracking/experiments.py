@@ -1,29 +1,34 @@
-"""Which experiment a command works in, and how it is created."""
+"""Which experiment a command works in, and what the experiment tells its readers."""
 
 import os
 
 import mlflow
-from mlflow.entities import ExperimentTag, Run
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from pipeline.errors import PipelineError
-from pipeline.tracking.store import lacks_the_run, sqlite_file, store_in
+from pipeline.tracking.links import runs_path
+from pipeline.tracking.project_run import project_run
+from pipeline.tracking.store import one_process_at_a_time, sqlite_file, store_in
+from pipeline.tracking.views import VIEW_TAG, view_state
 from pipeline.tracking.vocabulary import Artifact, Tag
 
 EXPERIMENT = "stn-mnist"
-_EXPERIMENT_NOTE = f"""\
-Spatial transformer networks on MNIST: does CoordConv inside the localization network help?
-
+_QUESTION = (
+    "Spatial transformer networks on MNIST: does CoordConv inside the localization network help?"
+)
+_KINDS_OF_RUNS = f"""\
 Training runs carry the tag `{Tag.PROTOCOL}`; *study* runs hold training runs below them, and their
 comparison; *evaluate* runs score a registered model again; *compare* runs hold a comparison:
 `{Artifact.COMPARISON_PAGE}` is its page. `{Tag.SELECTION}` tells what the best epoch was
 selected on; numbers selected on the test set are optimistic."""
+_NOTE_WITHOUT_LINKS = f"{_QUESTION}\n\n{_KINDS_OF_RUNS}"  # of earlier versions
 
 
 def current_experiment(experiment: str | None = None) -> str:
     """The name of the experiment to use; see `runs.open_run`."""
-    opened = projects_run()
+    opened = project_run()
     if experiment:
         return experiment
     if opened and opened.info.experiment_id != "0":
@@ -31,45 +36,59 @@ def current_experiment(experiment: str | None = None) -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
-def projects_run() -> Run | None:
-    """The run that `mlflow run` opened for this process."""
-    run_id = os.environ.get("MLFLOW_RUN_ID")
-    try:
-        return mlflow.get_run(run_id) if run_id else None
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise lacks_the_run() from error
-
-
 def experiment_id_of(name: str) -> str:
-    """The id of the experiment of this name, which is created if there is none.
+    """The id of the experiment of this name, with its view and its description up to date.
+
+    It is created if it is missing. A description that somebody else has written is kept.
 
     Raises:
-        PipelineError: if it was deleted.
+        PipelineError: if the experiment was deleted.
     """
-    client = mlflow.MlflowClient()
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return _create_experiment(name)
-        except MlflowException:
-            found = client.get_experiment_by_name(name)  # another process was faster
-            if found is None:
-                raise
-    if found.lifecycle_stage == "deleted":
+    experiment = _find_or_create(name)
+    if experiment.lifecycle_stage == "deleted":
         raise PipelineError(
             f"the experiment {name} was deleted; restore it "
-            f"(mlflow experiments restore -x {found.experiment_id}) or choose another"
+            f"(mlflow experiments restore -x {experiment.experiment_id}) or choose another"
         )
-    if MLFLOW_RUN_NOTE not in found.tags:  # created by `mlflow run --experiment-name`
-        client.set_experiment_tag(found.experiment_id, MLFLOW_RUN_NOTE, _EXPERIMENT_NOTE)
-    return found.experiment_id
+    if _outdated_tags(experiment):
+        client = mlflow.MlflowClient()
+        with one_process_at_a_time():  # two that add the same tag at once would fail
+            tags = _outdated_tags(client.get_experiment(experiment.experiment_id))
+            for key, value in tags.items():
+                client.set_experiment_tag(experiment.experiment_id, key, value)
+    return experiment.experiment_id
 
 
-def _create_experiment(name: str) -> str:
+def _find_or_create(name: str) -> Experiment:
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return experiment
+    try:
+        return client.get_experiment(_create(name))
+    except MlflowException:
+        experiment = client.get_experiment_by_name(name)  # another process was faster
+        if experiment is None:
+            raise
+        return experiment
+
+
+def _create(name: str) -> str:
     path = sqlite_file()
-    if path:
-        note = ExperimentTag(MLFLOW_RUN_NOTE, _EXPERIMENT_NOTE)
-        return store_in(path).create_experiment(name, tags=[note])
-    return mlflow.MlflowClient().create_experiment(name, tags={MLFLOW_RUN_NOTE: _EXPERIMENT_NOTE})
+    return store_in(path).create_experiment(name) if path else mlflow.create_experiment(name)
+
+
+def _outdated_tags(experiment: Experiment) -> dict[str, str]:
+    """The tags to set: the view, and a description that is missing or an earlier one of ours."""
+    expected = {VIEW_TAG: view_state()}
+    if experiment.tags.get(MLFLOW_RUN_NOTE) in (None, _NOTE_WITHOUT_LINKS):
+        expected[MLFLOW_RUN_NOTE] = _note(experiment.experiment_id)
+    return {key: value for key, value in expected.items() if experiment.tags.get(key) != value}
+
+
+def _note(experiment_id: str) -> str:
+    """The description of the experiment, in Markdown; the UI shows its first line at first."""
+    table, charts = runs_path(experiment_id), runs_path(experiment_id, charts=True)
+    return (
+        f"{_QUESTION} See the [results]({table}) and their [charts]({charts}).\n\n{_KINDS_OF_RUNS}"
+    )

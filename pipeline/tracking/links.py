@@ -1,53 +1,41 @@
-"""Addresses of pages in the MLflow UI, and the UI itself."""
-
-import os
-import socket
-import sys
+"""Addresses of pages in the MLflow UI."""
 
 import mlflow
 
-from pipeline.errors import PipelineError
-from pipeline.tracking.experiments import current_experiment, experiment_id_of
-from pipeline.tracking.store import ensure_store, without_credentials
+from pipeline.tracking.store import without_credentials
+from pipeline.tracking.views import VIEW
 
-UI = "http://127.0.0.1:5000"  # where `make ui` serves
-TRAINING_VIEW = "?workflowType=machine_learning"  # else the UI opens its view of traces
+LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` serves the UI of a local store
+TRAINING_MODE = "workflowType=machine_learning"  # else the UI opens its pages for GenAI
 
 
 def ui_address() -> str:
     """Where the MLflow UI is: the tracking server, or for a local store what `make ui` starts."""
     uri = mlflow.get_tracking_uri()
-    return without_credentials(uri).rstrip("/") if uri.startswith("http") else UI
+    return without_credentials(uri).rstrip("/") if uri.startswith("http") else LOCAL_UI
 
 
 def run_page(experiment_id: str, run_id: str) -> str:
-    """The address of a run's page in the MLflow UI, within its view of trainings."""
-    return f"{ui_address()}/#/experiments/{experiment_id}/runs/{run_id}{TRAINING_VIEW}"
+    """The address of a run's page."""
+    return ui_address() + run_path(experiment_id, run_id)
 
 
-def serve_ui(experiment: str | None) -> None:
-    """Say where the runs are, and become the MLflow UI of a local store until it is stopped.
+def runs_page(experiment_id: str) -> str:
+    """The address of the list of an experiment's runs, in the view of `views`."""
+    return ui_address() + runs_path(experiment_id)
 
-    A tracking server serves its own UI: there, only the address is printed.
 
-    Raises:
-        PipelineError: if the port is taken.
-    """
-    ensure_store()
-    experiment_id = experiment_id_of(current_experiment(experiment))
-    page = f"/#/experiments/{experiment_id}/runs{TRAINING_VIEW}"
-    print(f"the runs are at {ui_address()}{page}", flush=True)
-    if ui_address() != UI:
-        return
-    host, port = UI.removeprefix("http://").split(":")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except OSError:
-            raise PipelineError(
-                f"{host}:{port} is in use, perhaps by a UI that runs already; stop it first"
-            ) from None
-    arguments = ["-m", "mlflow", "ui", "--backend-store-uri", mlflow.get_tracking_uri()]
-    arguments += ["--host", host, "--port", port]
-    os.execv(sys.executable, [sys.executable, *arguments])
+def runs_page_of(run_id: str) -> str:
+    """The address of the list of runs that a run is in."""
+    return runs_page(mlflow.get_run(run_id).info.experiment_id)
+
+
+def run_path(experiment_id: str, run_id: str) -> str:
+    """The part of `run_page` after the UI's address, for links between its pages."""
+    return f"/#/experiments/{experiment_id}/runs/{run_id}?{TRAINING_MODE}"
+
+
+def runs_path(experiment_id: str, charts: bool = False) -> str:
+    """The part of `runs_page` after the UI's address: the table of runs, or charts of them."""
+    path = f"/#/experiments/{experiment_id}/runs?{TRAINING_MODE}&viewStateShareKey={VIEW}"
+    return f"{path}&compareRunsMode=CHART" if charts else path

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,10 +19,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
-from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
-from pipeline.tracking.experiments import current_experiment, experiment_id_of, projects_run
+from pipeline.tracking.experiments import current_experiment, experiment_id_of
 from pipeline.tracking.links import run_page
+from pipeline.tracking.project_run import (
+    has_generated_name,
+    keep_killed,
+    leave_pointer,
+    project_run,
+    source_tags,
+)
 from pipeline.tracking.recorded import metric_history
 from pipeline.tracking.store import first_line, one_process_at_a_time
 from pipeline.tracking.vocabulary import Metric, Tag
@@ -32,64 +37,100 @@ if TYPE_CHECKING:  # `compare`, `store` and `ui` do without torch, which takes s
     import torch
 
 
+NOTE_LENGTH = 7000  # characters; MLflow keeps 8000 of a note, and more than one text may be in it
+
+
 @contextmanager
 def open_run(
     name: str,
     description: str,
+    *,
     experiment: str | None = None,
     params: dict[str, Any] | None = None,
     tags: dict[str, str] | None = None,
-    run_id: str | None = None,
 ) -> Iterator["TrackedRun"]:
-    """A run that ends as FINISHED, as KILLED on KeyboardInterrupt, and as FAILED on any exception.
+    """Open a run, which ends as `_until_its_end` describes.
 
-    Under `mlflow run`, MLflow has opened a run already. It is taken over where it lies in the
-    right experiment. Otherwise (a bare `mlflow run .` opens it in "Default") a run is opened in
-    the right one, and MLflow's empty one gets a note that points to it.
+    Under `mlflow run`, MLflow has opened a run already. That run is used if it is in the right
+    experiment. Otherwise, as after a bare `mlflow run .`, which opens it in the experiment
+    "Default", a new run is opened, and MLflow's run gets a note that points to the new one.
 
     Args:
-        name: of the run.
-        description: Markdown, shown on top of the run's page.
-        experiment: its name; None takes the one that `mlflow run --experiment-name` or
+        name: of the run; a name that was chosen by `mlflow run --run-name` is kept.
+        description: Markdown, shown at the top of the run's page; see `for_note`.
+        experiment: its name; None means the one that `mlflow run --experiment-name` or
             `MLFLOW_EXPERIMENT_NAME` chose, else `stn-mnist`.
-        params: logged, save those that are logged already, by `mlflow run` as they were typed.
+        params: logged, except those that `mlflow run` has logged already, as they were typed.
         tags: of the run.
-        run_id: a run that exists is opened again and continued.
     """
-    opened = projects_run()
+    opened = project_run()
     experiment_id = experiment_id_of(current_experiment(experiment))
-    os.environ.pop("MLFLOW_RUN_ID", None)  # it is for this run, and for none after it
-    taken_over = None
-    logged: dict[str, str] = {}
-    if run_id:
-        before = mlflow.get_run(run_id).data
-        logged = before.params
-        run = mlflow.start_run(run_id=run_id)
-        if Tag.ERROR in before.tags:  # of an earlier attempt
-            mlflow.delete_tag(Tag.ERROR)
-    elif opened and opened.info.experiment_id == experiment_id:
-        taken_over = opened
-        run = mlflow.start_run(run_id=taken_over.info.run_id)
-    else:
+    os.environ.pop("MLFLOW_RUN_ID", None)  # a later run of this process is another one
+    tags = {**(tags or {}), MLFLOW_RUN_NOTE: description}
+    if opened is None or opened.info.experiment_id != experiment_id:
         run = mlflow.start_run(experiment_id=experiment_id, run_name=name)
+        with _until_its_end(run, params or {}, tags, unused=opened) as tracked:
+            yield tracked
+        return
+    run = mlflow.start_run(run_id=opened.info.run_id)
+    if has_generated_name(opened):
+        tags[MLFLOW_RUN_NAME] = name
+    try:
+        with _until_its_end(run, params or {}, tags) as tracked:
+            yield tracked
+    except KeyboardInterrupt:
+        keep_killed(run.info.run_id)
+        raise
+
+
+@contextmanager
+def reopen_run(
+    run_id: str, description: str, *, params: dict[str, Any], tags: dict[str, str]
+) -> Iterator["TrackedRun"]:
+    """Continue a run of this project, which ends as `_until_its_end` describes.
+
+    Under `mlflow run`, the run that MLflow has opened gets a note that points to the run.
+
+    Args:
+        run_id: of the run, which keeps its name.
+        description: replaces the Markdown at the top of the run's page; see `for_note`.
+        params: logged, except those that are logged already.
+        tags: of the run, set or replaced. The error of an earlier attempt is removed.
+    """
+    opened = project_run()
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    run = mlflow.start_run(run_id=run_id)
+    tags = {**tags, MLFLOW_RUN_NOTE: description}
+    with _until_its_end(run, params, tags, unused=opened) as tracked:
+        if Tag.ERROR in run.data.tags:
+            mlflow.delete_tag(Tag.ERROR)
+        yield tracked
+
+
+@contextmanager
+def _until_its_end(
+    run: mlflow.ActiveRun,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    *,
+    unused: Run | None = None,
+) -> Iterator["TrackedRun"]:
+    """Set a run's tags, log those of the params that it lacks, and end it.
+
+    It ends as FINISHED, as KILLED on KeyboardInterrupt, and as FAILED on any other exception.
+
+    Args:
+        unused: the run that `mlflow run` has opened instead of this one.
+    """
     run_id = run.info.run_id
     status = "FAILED"
     try:
-        tags = {**(tags or {}), MLFLOW_RUN_NOTE: description}
-        if taken_over:
-            logged = taken_over.data.params
-            if _is_generated(taken_over.info.run_name):
-                tags[MLFLOW_RUN_NAME] = name
-        elif opened:
-            _leave_pointer(opened, run)
-            tags |= {
-                key: value
-                for key, value in opened.data.tags.items()
-                if key.startswith(("mlflow.source.", "mlflow.project.", "mlflow.gitRepoURL"))
-            }
+        if unused:
+            leave_pointer(unused, run)
+            tags = {**tags, **source_tags(unused)}
         mlflow.set_tags(tags)
-        mlflow.log_params({k: v for k, v in (params or {}).items() if k not in logged})
-        yield TrackedRun(run_id, experiment_id)
+        mlflow.log_params({k: v for k, v in params.items() if k not in run.data.params})
+        yield TrackedRun(run_id, run.info.experiment_id)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -100,60 +141,18 @@ def open_run(
         raise
     finally:
         mlflow.end_run(status)
-        if status == "KILLED" and taken_over:
-            _keep_killed(run_id)
 
 
-def _is_generated(run_name: str) -> bool:
-    """Whether MLflow made the name up, such as `bold-crow-112`, because nobody chose one."""
-    words = run_name.split("-")
-    return len(words) == 3 and words[0] in _GENERATOR_PREDICATES and words[1] in _GENERATOR_NOUNS
+def for_note(markdown: str, file: str) -> str:
+    """As many whole blocks of a text as fit into a description, which MLflow would cut anywhere.
 
-
-def _leave_pointer(opened: Run, run: Run) -> None:
-    """Say in the run that `mlflow run` opened elsewhere where the work went."""
-    client = mlflow.MlflowClient()
-    pointer = opened.info.run_id
-    experiment = client.get_experiment(run.info.experiment_id).name
-    target = f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    client.set_tag(pointer, MLFLOW_RUN_NAME, f"see {run.info.run_name}")
-    client.set_tag(
-        pointer, MLFLOW_RUN_NOTE, f"Opened by `mlflow run`. [The run is here.]({target})"
-    )
-    if opened.info.experiment_id == run.info.experiment_id:
-        advice = ""
-    else:
-        advice = f" `mlflow run --experiment-name {experiment}` does without it."
-    print(
-        f"`mlflow run` opened the run {pointer}; it only points to this one: "
-        f"{run.info.run_id}.{advice}",
-        file=sys.stderr,
-    )
-
-
-def _keep_killed(run_id: str) -> None:
-    """Set a run to KILLED again once `mlflow run` has set it to FAILED, as it does to all.
-
-    (mlflow.projects._maybe_set_run_terminated would spare a run that has ended, but looks for the
-    status's name in a set of numbers.) A process of its own does it, as ours ends before that.
+    Args:
+        markdown: the text.
+        file: the run's artifact that contains the whole text; a shortened text refers to it.
     """
-    code = (
-        "import mlflow, sys, time\n"
-        "client = mlflow.MlflowClient()\n"
-        "for _ in range(60):\n"
-        "    if client.get_run(sys.argv[1]).info.status == 'FAILED':\n"
-        "        client.set_terminated(sys.argv[1], 'KILLED')\n"
-        "        break\n"
-        "    time.sleep(0.5)\n"
-    )
-    subprocess.Popen(
-        [sys.executable, "-c", code, run_id],
-        env={**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    if len(markdown) <= NOTE_LENGTH:
+        return markdown
+    return markdown[:NOTE_LENGTH].rsplit("\n\n", 1)[0] + f"\n\nThe rest is in `{file}`."
 
 
 @dataclass(frozen=True)

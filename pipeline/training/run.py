@@ -19,7 +19,7 @@ from pipeline.params import RunParams, model_aliases
 from pipeline.presets import protocol_label
 from pipeline.tracking.recorded import recorded_run
 from pipeline.tracking.registry import AliasNews, Candidate, promote, register
-from pipeline.tracking.runs import TrackedRun, open_run
+from pipeline.tracking.runs import TrackedRun, open_run, reopen_run
 from pipeline.tracking.store import ensure_store
 from pipeline.tracking.vocabulary import Tag
 from pipeline.training.checkpoint import load_checkpoint
@@ -120,20 +120,20 @@ def _open(
     """The run, open: a new one, or the study's."""
     label = run_of_study.protocol_label if run_of_study else protocol_label(params)
     earlier_tags = recorded_run(run_of_study.run_id).tags if run_of_study else {}
+    description = _description(params, label)
+    values = params.model_dump(exclude_none=True)
+    tags = {
+        Tag.PROTOCOL: label,
+        Tag.SELECTION: params.selection,
+        Tag.DATA_DIGEST: mnist.DIGEST,
+        # `mlflow run` has logged the parameter as it was typed, without the digest
+        **({Tag.CONV_LAYER: params.conv_layer} if is_own(params.conv_layer) else {}),
+        **continued(earlier_tags, machine_tags(str(device))),
+    }
+    if run_of_study:
+        return reopen_run(run_of_study.run_id, description, params=values, tags=tags)
     return open_run(
-        name=_name(params),
-        description=_description(params, label),
-        experiment=params.experiment,
-        params=params.model_dump(exclude_none=True),
-        tags={
-            Tag.PROTOCOL: label,
-            Tag.SELECTION: params.selection,
-            Tag.DATA_DIGEST: mnist.DIGEST,
-            # `mlflow run` has logged the parameter as it was typed, without the digest
-            **({Tag.CONV_LAYER: params.conv_layer} if is_own(params.conv_layer) else {}),
-            **continued(earlier_tags, machine_tags(str(device))),
-        },
-        run_id=run_of_study.run_id if run_of_study else None,
+        _name(params), description, experiment=params.experiment, params=values, tags=tags
     )
 
 
