@@ -21,11 +21,11 @@ _ORDER = {"orderByKey": "attributes.`Created`", "orderByAsc": False}
 
 # The columns in their order, and their widths in pixels; the run's name and its time come first.
 _COLUMNS = {
-    "params.`conv_layer`": 92,
+    "params.`conv_layer`": 100,
     "params.`seed`": 50,
     f"metrics.`{Metric.BEST_TEST_ACCURACY}`": 128,
-    f"metrics.`{Metric.BEST_TEST_F1}`": 95,
-    f"metrics.`{Metric.BEST_EPOCH}`": 80,
+    f"metrics.`{Metric.BEST_TEST_F1}`": 88,
+    f"metrics.`{Metric.BEST_EPOCH}`": 84,
     "params.`architecture`": 90,
     "params.`dataset`": 80,
     "duration": 80,

@@ -1,31 +1,83 @@
-"""The MLflow UI in a real browser: the addresses that the commands print lead to the runs."""
+"""The MLflow UI in a real browser: the addresses that the commands print lead to the results."""
 
 import re
 import sys
 
+import pytest
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.end_to_end.conftest import answer_of
 
 
-def test_the_printed_addresses_show_the_runs(main_job, browser):
+@pytest.fixture(scope="module")
+def served(main_job):
+    """The main job, with the UI that `python -m pipeline ui` serves, and the address it prints."""
     checkout, done = main_job
-    run_page = re.search(r"^run .* see (\S+)$", done.stdout, re.MULTILINE)[1]
     server = checkout.start(sys.executable, "-m", "pipeline", "ui")
     try:
         runs_page = re.search(r"the runs are at (\S+)", server.stdout.readline())[1]
         answer_of(server, "http://127.0.0.1:5000")
-
-        def shows(page, *texts):
-            browser.get("about:blank")
-            browser.get(page)
-            WebDriverWait(browser, 60).until(
-                lambda b: all(t in b.find_element(By.TAG_NAME, "body").text for t in texts)
-            )
-
-        shows(runs_page, "coordconv2d seed=0")
-        shows(run_page, "best_test_accuracy", "coordconv2d seed=0", "optimistic")
+        yield checkout, done.stdout, runs_page
     finally:
         server.terminate()
         server.communicate(timeout=30)
+
+
+def wait_for(browser, *texts):
+    WebDriverWait(browser, 90).until(
+        lambda b: all(text in b.find_element(By.TAG_NAME, "body").text for text in texts)
+    )
+
+
+def show(browser, page, *texts):
+    browser.get("about:blank")  # else only the part after # changes, and nothing is loaded
+    browser.get(page)
+    wait_for(browser, *texts)
+
+
+def test_the_page_of_the_run_shows_its_metrics(served, browser):
+    _, output, _ = served
+    page = re.search(r"^run .* see (\S+)$", output, re.MULTILINE)[1]
+    show(browser, page, "best_test_accuracy", "coordconv2d seed=0", "optimistic")
+
+
+def test_the_list_of_runs_opens_on_layer_seed_accuracy_and_f1(served, browser):
+    checkout, output, runs_page = served
+    assert re.search(r"^all runs: (\S+)$", output, re.MULTILINE)[1] == runs_page
+    show(browser, runs_page, "coordconv2d seed=0", "best_test_f1")
+    run_id = re.search(r"^run (\w+):", output, re.MULTILINE)[1]
+    metrics = checkout.client().get_run(run_id).data.metrics
+    cells = browser.find_elements(By.CSS_SELECTOR, f".ag-row[row-id='{run_id}'] [col-id]")
+    assert all(cell.is_displayed() for cell in cells)  # the table renders no other columns
+    shown = {cell.get_attribute("col-id"): cell.text for cell in cells}
+    assert shown["params.`conv_layer`"] == "coordconv2d"
+    assert shown["params.`seed`"] == "0"
+    for name in ("best_test_accuracy", "best_test_f1"):
+        assert float(shown[f"metrics.`{name}`"]) == pytest.approx(metrics[name], abs=1e-4)
+
+
+def test_the_list_of_runs_shows_the_runs_of_a_study(served, browser):
+    checkout, output, runs_page = served
+    client = checkout.client()
+    run_id = re.search(r"^run (\w+):", output, re.MULTILINE)[1]
+    experiment_id = client.get_run(run_id).info.experiment_id
+    study = client.create_run(experiment_id, run_name="a study").info.run_id
+    tags = {MLFLOW_PARENT_RUN_ID: study}
+    run = client.create_run(experiment_id, run_name="a run of it", tags=tags).info.run_id
+    try:
+        show(browser, runs_page, "a study", "a run of it", "coordconv2d seed=0")
+        names = browser.find_elements(By.CSS_SELECTOR, "[col-id='attributes.`Run Name`'] a")
+        names.sort(key=lambda name: name.location["y"])
+        assert [name.text for name in names][:3] == ["a run of it", "a study", "coordconv2d seed=0"]
+    finally:
+        for created in (run, study):
+            client.delete_run(created)
+
+
+def test_the_description_of_the_experiment_leads_to_charts(served, browser):
+    _, _, runs_page = served
+    show(browser, runs_page, "does CoordConv inside the localization network help?")
+    browser.find_element(By.LINK_TEXT, "charts").click()
+    wait_for(browser, "test_accuracy", "test_loss", "train_loss", "Parallel Coordinates")

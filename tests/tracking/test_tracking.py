@@ -1,5 +1,7 @@
 """On real SQLite stores."""
 
+import json
+
 import mlflow
 import pytest
 
@@ -12,7 +14,7 @@ from pipeline.tracking.recorded import (
     training_runs,
 )
 from pipeline.tracking.registry import Candidate, load_model, promote, register
-from pipeline.tracking.runs import open_run
+from pipeline.tracking.runs import create_nested_run, for_note, open_run, reopen_run
 
 
 def status_of(run_id):
@@ -101,6 +103,67 @@ def test_mlflows_run_in_another_experiment_points_to_the_right_one(store, monkey
     assert mlflow.get_experiment(run.experiment_id).name == (told or "stn-mnist")
     assert mlflow.get_run(run.run_id).data.params == {"lr": "0.01"}
     assert run.run_id in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
+
+
+def test_a_run_that_was_interrupted_is_continued_under_its_name(store, monkeypatch):
+    with open_run("study", "") as parent:
+        run_id = create_nested_run(parent, "conv2d seed=0", {"stn.study_run": "conv2d seed=0"})
+    with (
+        pytest.raises(ValueError, match="no"),
+        reopen_run(run_id, "first", params={"lr": 0.1}, tags={}),
+    ):
+        raise ValueError("no")
+    assert mlflow.get_run(run_id).data.tags["stn.error"] == "ValueError: no"
+    opened = open_as_mlflow_run_does(monkeypatch, "0")
+    with reopen_run(run_id, "second", params={"lr": 0.10, "seed": 0}, tags={"stn.x": "y"}) as run:
+        assert (run.run_id, run.experiment_id) == (run_id, parent.experiment_id)
+        assert status_of(run_id) == "RUNNING"
+    stored = mlflow.get_run(run_id)
+    assert stored.info.status == "FINISHED"
+    assert stored.info.run_name == "conv2d seed=0"
+    assert stored.data.params == {"lr": "0.1", "seed": "0"}
+    assert stored.data.tags["stn.x"] == "y"
+    assert stored.data.tags["mlflow.note.content"] == "second"
+    assert stored.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert "stn.error" not in stored.data.tags
+    assert run_id in mlflow.get_run(opened).data.tags["mlflow.note.content"]
+
+
+def test_a_description_ends_with_a_whole_block_and_refers_to_the_rest():
+    blocks = ["a" * 3000, "b" * 3000, "c" * 3000]
+    short = for_note("\n\n".join(blocks), "comparison.md")
+    assert short == "\n\n".join([*blocks[:2], "The rest is in `comparison.md`."])
+    assert for_note("short", "comparison.md") == "short"
+
+
+def note_of(experiment):
+    return mlflow.get_experiment_by_name(experiment).tags["mlflow.note.content"]
+
+
+def test_an_experiment_keeps_its_view_and_description_up_to_date(store):
+    with open_run("name", "") as run:
+        pass
+    assert f"/#/experiments/{run.experiment_id}/runs?" in note_of("stn-mnist")
+    tags = mlflow.get_experiment(run.experiment_id).tags
+    view = json.loads(tags["mlflow.sharedViewState.results"])
+    assert "metrics.`best_test_accuracy`" in json.loads(view["state"])["selectedColumns"]
+
+    client = mlflow.MlflowClient()  # as an earlier version of the project has left them
+    client.set_experiment_tag(run.experiment_id, "mlflow.sharedViewState.results", "{}")
+    question, rest = note_of("stn-mnist").split(" See the ")
+    without_links = "\n\n".join([question, rest.split("\n\n")[1]])
+    client.set_experiment_tag(run.experiment_id, "mlflow.note.content", without_links)
+    with open_run("name", ""):
+        pass
+    assert mlflow.get_experiment(run.experiment_id).tags == tags
+
+
+def test_a_description_that_somebody_wrote_stays(store):
+    mlflow.MlflowClient().create_experiment("mine", tags={"mlflow.note.content": "my words"})
+    with open_run("name", "", experiment="mine"):
+        pass
+    assert note_of("mine") == "my words"
+    assert "mlflow.sharedViewState.results" in mlflow.get_experiment_by_name("mine").tags
 
 
 def test_a_deleted_experiment_is_named(store):
