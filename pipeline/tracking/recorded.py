@@ -1,4 +1,4 @@
-"""Runs as the store has them: find them, and read their metrics and files."""
+"""Find runs in the store, and read their metrics and files."""
 
 import tempfile
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pipeline.tracking.vocabulary import Metric, Tag
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run as the store has it.
+    """A run as it is recorded in the store.
 
     status: RUNNING, SCHEDULED, FINISHED, FAILED or KILLED.
     params: the values as text.
@@ -35,7 +35,7 @@ class RecordedRun:
 
     @property
     def url(self) -> str:
-        """The run's page in the MLflow UI, within its view of trainings."""
+        """The address of the run's page in the MLflow UI."""
         return run_page(self.experiment_id, self.run_id)
 
     @property
@@ -135,7 +135,7 @@ def recorded_run(run_id: str) -> RecordedRun:
 
 
 def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun]:
-    """All training runs of an experiment, or of one study in it, oldest first, in whatever state.
+    """All training runs of an experiment, or of one study in it, in any state; oldest first.
 
     Raises:
         PipelineError: if there is no such experiment.
@@ -174,7 +174,7 @@ def _tagged_layer(run: Run) -> dict[str, str]:
 
 
 def parent_of_study(experiment: str, study: str) -> RecordedRun | None:
-    """The run that holds a study, if it was started before."""
+    """The parent run of a study; None if the study has not been started before."""
     if mlflow.get_experiment_by_name(experiment) is None:
         return None
     found = mlflow.search_runs(
@@ -190,14 +190,21 @@ def parent_of_study(experiment: str, study: str) -> RecordedRun | None:
 
 
 def last_epoch(run_id: str) -> tuple[int, float]:
-    """The last epoch that a training run has logged, and its test accuracy; (0, 0.0) at first."""
+    """The last epoch that a training run has logged, and its test accuracy.
+
+    Returns:
+        (0, 0.0) if it has not logged an epoch.
+    """
     history = metric_history(run_id, Metric.TEST_ACCURACY)
     last = max(history, default=0)
     return last, history.get(last, 0.0)
 
 
 def metric_history(run_id: str, name: str) -> dict[int, float]:
-    """A metric's value at each step, in order; of a step logged twice, the newer value."""
+    """A metric's value at each step, in the order of the steps.
+
+    If a step was logged twice, it has the later value.
+    """
     history = mlflow.MlflowClient().get_metric_history(run_id, name)
     return {m.step: m.value for m in sorted(history, key=lambda m: (m.step, m.timestamp))}
 
@@ -205,7 +212,7 @@ def metric_history(run_id: str, name: str) -> dict[int, float]:
 def metric_histories(run_ids: list[str], name: str) -> dict[str, dict[int, float]]:
     """The `metric_history` of each run, by run id.
 
-    Of a store in a database, in one query: a query for each run takes 2 ms.
+    A store in a database needs one query for all of them; a query for each run would take 2 ms.
     """
     store = mlflow.MlflowClient()._tracking_client.store
     if not hasattr(store, "get_metric_history_bulk"):  # such as a tracking server
@@ -218,13 +225,13 @@ def metric_histories(run_ids: list[str], name: str) -> dict[str, dict[int, float
 
 
 def artifact_text(run_id: str, name: str) -> str | None:
-    """A text among a run's artifacts; None if there is none of that name."""
+    """The text of a run's artifact; None if there is no artifact of that name."""
     content = artifact_bytes(run_id, name)
     return None if content is None else content.decode()
 
 
 def artifact_bytes(run_id: str, name: str) -> bytes | None:
-    """The content of a file among a run's artifacts; None if there is none of that name."""
+    """The content of a run's artifact; None if there is no artifact of that name."""
     artifacts = mlflow.MlflowClient().list_artifacts(run_id)
     if name not in {artifact.path for artifact in artifacts}:
         return None

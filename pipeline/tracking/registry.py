@@ -16,19 +16,19 @@ from pipeline.tracking.vocabulary import Tag, VersionTag
 REGISTERED_MODEL = "stn-mnist"
 _MODEL_NOTE = f"""\
 Digit classifiers with a spatial transformer. Input: raw uint8 images `(N, 1, 28, 28)`, white ink
-on black; output: class probabilities `(N, 10)`. `champion` is the best of all,
-`best-conv2d`, and so on, the best of each layer. Those trained on other data than
-upright digits have aliases with its name, such as `champion-translated`, and take its size of
-images. A version's tag `{VersionTag.SELECTION_SET}` tells what its epoch was selected on; an
-accuracy selected on the test set is optimistic."""
+on black; output: class probabilities `(N, 10)`. `champion` is the best model of all;
+`best-conv2d`, and so on, is the best model of each layer. Models of other data sets than upright
+digits have aliases with the name of the data set, such as `champion-translated`, and take images
+of its size. A version's tag `{VersionTag.SELECTION_SET}` names the set that its epoch was selected
+on; an accuracy on the test set is optimistic if the test set selected the epoch."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What decides whether a model is better: `accuracy` and `loss` on the selection set.
+    """The accuracy and the loss of a model on its selection set, by which models are compared.
 
-    selection_set: names that set, such as `test`, `validation 10000` or `rotated test`; the figures
-        of different sets are not compared.
+    selection_set: the name of that set, such as `test`, `validation 10000` or `rotated test`;
+        models with different selection sets are not compared.
     """
 
     selection_set: str
@@ -36,7 +36,7 @@ class Candidate:
     loss: float
 
     def beats(self, other: "Candidate") -> bool:
-        """Higher accuracy, or the same with lower loss."""
+        """Whether the accuracy is higher, or the accuracy is equal and the loss is lower."""
         return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
 
 
@@ -71,7 +71,7 @@ class AliasNews:
 
 def register(model_id: str, candidate: Candidate) -> int:
     """Register a logged model, and return its version."""
-    with one_process_at_a_time():  # MLflow numbers versions by looking for the last one
+    with one_process_at_a_time():  # MLflow reads the last version's number, and then adds one
         return _register(model_id, candidate)
 
 
@@ -97,12 +97,12 @@ def _register(model_id: str, candidate: Candidate) -> int:
 
 
 def promote(version: int, candidate: Candidate, aliases: list[str]) -> list[AliasNews]:
-    """Offer a version each of the aliases, and return where each alias is then.
+    """Move each alias to a version if the version is better, and return where each alias is then.
 
-    An alias moves to a better model only, and never to one that was selected on another set, whose
-    accuracy means something else.
+    An alias never moves to a model that was selected on another set, because accuracies on
+    different sets cannot be compared.
     """
-    with one_process_at_a_time():  # of two at once, the second may otherwise undo the first
+    with one_process_at_a_time():  # else the later one of two may undo what the first has done
         return _promote(version, candidate, aliases)
 
 
@@ -138,7 +138,11 @@ def _reason_to_stay(candidate: Candidate, version: int) -> str | None:
 
 
 def _candidate(tags: dict[str, str]) -> Candidate:
-    """What a version was registered with. Raises KeyError if it lacks one of the tags."""
+    """The figures that a version was registered with.
+
+    Raises:
+        KeyError: if the version lacks one of the tags.
+    """
     return Candidate(
         tags[VersionTag.SELECTION_SET],
         float(tags[VersionTag.ACCURACY]),
@@ -151,8 +155,9 @@ class LoadedModel:
     """A registered or logged model, ready to predict.
 
     predict: uint8 `(N, 1, S, S)` to float32 `(N, 10)`.
-    selection: what its run selected the best epoch on, `test` or `validation`; None if unknown.
-    dataset: what its run trained on; `mnist` if unknown.
+    selection: the set that its run selected the best epoch on, `test` or `validation`; None if
+        unknown.
+    dataset: the data set that its run trained on; `mnist` if unknown.
     """
 
     predict: Callable[[np.ndarray], np.ndarray]
@@ -200,7 +205,11 @@ def _aliases() -> list[str]:
 
 
 def registered_version(run_id: str) -> tuple[int, Candidate] | None:
-    """The version of the registered model that a run made, and what it may be promoted by."""
+    """The version of the registered model that a run has registered, with its figures.
+
+    Returns:
+        None if the run has registered no version, or somebody has deleted it.
+    """
     versions = mlflow.MlflowClient().search_model_versions(
         f"name = '{REGISTERED_MODEL}' and run_id = '{run_id}'"
     )

@@ -1,4 +1,4 @@
-"""Open a run, log to it, and close it whatever happens."""
+"""Open a run, log to it, and close it in any case."""
 
 import hashlib
 import os
@@ -33,7 +33,7 @@ from pipeline.tracking.recorded import metric_history
 from pipeline.tracking.store import first_line, one_process_at_a_time
 from pipeline.tracking.vocabulary import Metric, Tag
 
-if TYPE_CHECKING:  # `compare`, `store` and `ui` do without torch, which takes seconds to import
+if TYPE_CHECKING:  # `compare`, `store` and `ui` need no torch, which takes seconds to import
     import torch
 
 
@@ -164,17 +164,28 @@ class TrackedRun:
 
     @property
     def url(self) -> str:
-        """The run's page in the MLflow UI, within its view of trainings."""
+        """The address of the run's page in the MLflow UI."""
         return run_page(self.experiment_id, self.run_id)
 
     def log_metrics(
         self, metrics: dict[str, float], step: int | None = None, model_id: str | None = None
     ) -> None:
-        """Log at once; they are in the store when this returns. `model_id` links a model."""
+        """Log metrics, which are in the store when this returns.
+
+        Args:
+            metrics: the values by name.
+            step: the epoch, from 1; None for a run without epochs.
+            model_id: a logged model that the metrics belong to.
+        """
         mlflow.log_metrics(metrics, step=step, run_id=self.run_id, model_id=model_id)
 
     def log_artifacts(self, artifacts: dict[str, Any]) -> None:
-        """Log figures, texts, bytes and dictionaries by file name; the last as .json or .yaml."""
+        """Log files by their name.
+
+        Args:
+            artifacts: figures, texts, bytes, and dictionaries; the name of a dictionary's file
+                ends in .json or .yaml.
+        """
         for name, content in artifacts.items():
             if isinstance(content, matplotlib.figure.Figure):
                 mlflow.log_figure(content, name, save_kwargs={"dpi": 110})
@@ -207,7 +218,7 @@ class TrackedRun:
         self.set_tags({MLFLOW_RUN_NOTE: description})
 
     def drop_models(self) -> None:
-        """Delete what an earlier attempt at this run logged and registered before it died."""
+        """Delete the models that an earlier attempt at this run has logged and registered."""
         client = mlflow.MlflowClient()
         for version in client.search_model_versions(f"run_id = '{self.run_id}'"):
             client.delete_model_version(version.name, version.version)
@@ -217,27 +228,34 @@ class TrackedRun:
             client.delete_logged_model(model.model_id)
 
     def log_dataset(self, name: str, context: str, images: np.ndarray, labels: np.ndarray) -> None:
-        """Log a data set as an input: its name, digest, shape and context, not its content."""
-        # MLflow's own digest knows the first 10,000 pixels only
+        """Log a data set as an input of the run, without its content.
+
+        Args:
+            name: of the data set.
+            context: what the run uses it for: `training`, `validation` or `testing`.
+            images: uint8 `(N, 1, S, S)`.
+            labels: int `(N,)`.
+        """
+        # MLflow's own digest covers only the first 10,000 pixels
         content = hashlib.md5(images.data)
         content.update(labels.data)
         data = numpy_dataset.from_numpy(
             images, targets=labels, name=name, digest=content.hexdigest()[:8]
         )
-        with one_process_at_a_time():  # MLflow looks whether it has it, and then writes
+        with one_process_at_a_time():  # MLflow looks for the data set first, and then adds it
             try:
                 mlflow.log_input(data, context=context)
             except MlflowException:  # a process on another machine was faster
                 mlflow.log_input(data, context=context)
 
     def log_model(self, model: "torch.nn.Module", example: np.ndarray, step: int) -> str:
-        """Log a model as a pickle-free `pt2` archive, which needs none of this project's code.
+        """Log a model as a `pt2` archive, which needs no pickle and no code of this project.
 
         Args:
-            model: a tensor like `example` to class probabilities `(N, 10)`, on the CPU.
-            example: uint8 `(N, 1, 28, 28)`, two images or more (of one, the export would fix the
-                batch size).
-            step: the epoch the model is from.
+            model: maps a tensor like `example` to class probabilities `(N, 10)`, on the CPU.
+            example: uint8 `(N, 1, 28, 28)`, two images or more, because the export of one image
+                would fix the batch size at 1.
+            step: the epoch that the model is from.
 
         Returns:
             The id of the logged model.
@@ -270,14 +288,20 @@ class TrackedRun:
 
 
 def create_nested_run(parent: TrackedRun, name: str, tags: dict[str, str]) -> str:
-    """Create a run under another one, and return its id; `open_run` opens it."""
+    """Create a run below another one, and return its id; `reopen_run` opens it."""
     tags = {**tags, MLFLOW_PARENT_RUN_ID: parent.run_id}
     run = mlflow.MlflowClient().create_run(parent.experiment_id, run_name=name, tags=tags)
     return run.info.run_id
 
 
 def close_run(run_id: str, status: str, error: str | None = None) -> None:
-    """Close a run whose process has died as `KILLED` or `FAILED`; one that has ended stays."""
+    """Close a run whose process has died, unless the run has ended.
+
+    Args:
+        run_id: of the run.
+        status: `KILLED` or `FAILED`.
+        error: the reason, kept in the tag `stn.error`.
+    """
     client = mlflow.MlflowClient()
     if client.get_run(run_id).info.status in ("RUNNING", "SCHEDULED"):
         if error:
