@@ -29,7 +29,7 @@ _COLUMNS = {
     "params.`architecture`": 90,
     "params.`dataset`": 80,
     "duration": 80,
-    f"tags.`{Tag.PROGRESS}`": 320,
+    f"tags.`{Tag.PROGRESS}`": 230,
 }
 _FIRST_COLUMNS = ["attributes.`Run Name`", "runDateAndNestInfo"]
 
