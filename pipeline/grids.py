@@ -3,8 +3,8 @@
 Coordinates are normalized to [-1, 1], x first, with `align_corners=False`: -1 and 1 are the outer
 edges of the border pixels, as in `torch.nn.functional.affine_grid`. A grid tells for each output
 (target) pixel which input (source) point it shows, so theta is the inverse of the motion that a
-viewer sees. Output and input may differ in size: the grid has the output's, the coordinates have
-none.
+viewer sees. Output and input may differ in size: the grid has the size of the output, and
+normalized coordinates do not depend on a size.
 
 The table of transformations is in `pipeline/models/transforms.py`.
 """

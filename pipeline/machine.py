@@ -18,7 +18,7 @@ CPU_FILE = Path("/proc/cpuinfo")  # of Linux
 # What tells CPUs of one name apart; a virtual machine may show no more than "AMD EPYC".
 CPU_MODEL = ("cpu family", "model", "CPU implementer", "CPU part")
 
-# What two runs may differ in, and the tag that says it; `Tag.DIRTY` belongs to the commit.
+# The facts in which two runs may differ, and their tags; `Tag.DIRTY` belongs to the commit.
 TAGS = {
     "versions of torch": Tag.TORCH,
     "versions of torchvision": Tag.TORCHVISION,
@@ -81,7 +81,7 @@ def continued(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
 
 
 def ran_on(tags: dict[str, str]) -> dict[str, str]:
-    """What a run's tags say, by the keys of `TAGS`; what they do not say is left out."""
+    """The facts that a run's tags record, by the keys of `TAGS`; others are left out."""
     facts = {fact: tags[tag] for fact, tag in TAGS.items() if tag in tags}
     if "commits" in facts:
         facts["commits"] = re.sub(r"(\w{10})\w*", r"\1", facts["commits"])

@@ -49,7 +49,7 @@ def one_of(names: Iterable[str]) -> GetPydanticSchema:
 
 
 def _layer_name(value: Any) -> Any:
-    if value in CONV_LAYERS or (isinstance(value, str) and is_own(value)):
+    if isinstance(value, str) and (value in CONV_LAYERS or is_own(value)):
         return value
     listed = ", ".join(map(repr, CONV_LAYERS))
     raise ValueError(f"Input should be {listed} or a layer of your own, such as my_layers:MyConv2d")
@@ -154,7 +154,7 @@ class RunParams(BaseModel):
     @classmethod
     def _no_truth_value(cls, value: Any) -> Any:
         if isinstance(value, bool):  # YAML's yes and no; pydantic would take them for 1 and 0
-            raise ValueError("a truth value is no value of this parameter")
+            raise ValueError("must not be true or false")
         return value
 
     @field_validator("validation_size")
@@ -168,7 +168,7 @@ class RunParams(BaseModel):
     def layer_settings(self) -> dict[str, Any]:
         """The parameters that the convolution layer takes as settings, with their values."""
         names = entry_of(self.conv_layer).settings
-        return {name: getattr(self, name) for name in names if name in type(self).model_fields}
+        return {name: getattr(self, name) for name in names if name != "side"}
 
     @property
     def selection(self) -> str:
@@ -303,7 +303,7 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
 def allowed_values(name: str, model: type[BaseModel] = RunParams) -> str:
     """The values of a parameter in words, such as `an integer >= 1` or `auto, cpu, cuda`."""
     schema = _properties(model)[name]
-    schema = schema.get("anyOf", [schema])[0]  # of what may be left out, the second is null
+    schema = schema.get("anyOf", [schema])[0]  # of an optional parameter, the second is null
     if "enum" in schema:
         return ", ".join(schema["enum"])
     if "const" in schema:

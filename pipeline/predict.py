@@ -126,12 +126,14 @@ def _decode(file: BinaryIO) -> np.ndarray:
 
 
 def _on_paper(luminance: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Lay a picture that is transparent in parts on what its ink stands out from."""
+    """Fill transparent parts with white or black, whichever contrasts with the ink."""
     visible = luminance[alpha > alpha.max() / 2]
     if not visible.size:
         raise PipelineError("is wholly transparent; it must show a digit")
     if visible.size > alpha.size / 2 and np.ptp(visible) > 0.5:
-        paper = np.median(visible)  # it brings paper of its own, with a transparent margin
+        paper = np.median(
+            visible
+        )  # the picture has a background of its own and a transparent margin
     else:
         paper = 1 - visible.mean().round()
     return alpha * luminance + (1 - alpha) * paper
@@ -219,7 +221,7 @@ def _check_picture(show: Path, paths: Sequence[Path]) -> None:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    """Whole or not at all."""
+    """Write the file completely or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with warnings.catch_warnings():

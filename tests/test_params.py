@@ -55,7 +55,8 @@ def test_a_wrong_value_is_named_with_what_is_allowed(given, words):
         ("preset: other.yaml", ["unknown parameter preset"]),
         ("- epochs", ["parameter: value"]),
         ("epochs: [", ["not YAML"]),
-        ("epochs: yes", ["epochs", "truth value"]),
+        ("epochs: yes", ["epochs", "true or false"]),
+        ("conv_layer: {a: b}", ["conv_layer", "conv2d"]),
         ("epochs: 0", ["mine.yaml", "epochs", ">= 1"]),
     ],
 )

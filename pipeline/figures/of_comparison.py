@@ -87,8 +87,8 @@ def comparison_figure(
 def run_curves_figure(groups: dict[str, list[dict[str, dict[int, float]]]]) -> Figure:
     """Training loss and test accuracy of every run, and the mean of each group.
 
-    The accuracy's scale begins where the runs are after a fifth of their epochs: what comes before
-    would press the rest into a line.
+    The accuracy's scale begins where the runs are after a fifth of their epochs: earlier values
+    would compress the rest of the scale.
 
     Args:
         groups: by group, for each run its `train_loss` and `test_accuracy` (a fraction) by epoch.

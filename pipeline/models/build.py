@@ -49,8 +49,8 @@ def build_model(
 
     The localization network ends in zero weights and the identity as its bias, so an untrained
     transformer leaves the image, or the feature map, as it is. Dropout and batch normalization
-    belong to the classifier alone: what a transformer reads or a localization network shares is
-    convolution, pooling and ReLU.
+    belong to the classifier alone. The layers before a transformer, and those that a localization
+    network shares with the classifier, are convolution, pooling and ReLU only.
 
     Args:
         conv_layer: one of `CONV_LAYERS`, or a layer of the user's own. It is the layer of the

@@ -1,4 +1,4 @@
-"""Which convolution layers there are: the table of ours, and a user's own, known without torch.
+"""The table of convolution layers, and how a user's own layer is named. It imports no torch.
 
 To add a layer, write its class and add its entry to `CONV_LAYERS`: the parameter `conv_layer` then
 allows it, a study trains it beside the others, its best model gets an alias, and the tests of all

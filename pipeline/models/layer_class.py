@@ -1,4 +1,4 @@
-"""Load the class of a convolution layer and check what it does; each fault is said in one line.
+"""Load the class of a convolution layer and check what it does. Each error message is one line.
 
 The checks are for a layer of the user's own, but hold for each layer of the table, too.
 """
@@ -36,7 +36,7 @@ def construct(location: str, **arguments: Any) -> nn.Module:
 def _load(location: str) -> type[nn.Module]:
     module_name, class_name, digest = parts_of(location)
     if digest:
-        pinned(location)  # in another process than the first one, the file may have changed
+        pinned(location)  # the file may have changed since the first process read it
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
@@ -46,6 +46,12 @@ def _load(location: str) -> type[nn.Module]:
         ) from error
     found = getattr(module, class_name, None)
     if isinstance(found, type) and issubclass(found, nn.Module):
+        if digest and found.__module__ != module_name:
+            # else an edit of the layer would not change the digest
+            raise PipelineError(
+                f"conv_layer: {class_name} is defined in {found.__module__} and not in "
+                f"{module_name}; write {found.__module__}:{class_name}"
+            )
         return found
     fault = f"no class {class_name}"
     if found is not None:

@@ -1,4 +1,4 @@
-"""The layer sizes of the two networks, and what these sizes make of the side of an image."""
+"""The layer sizes of the two networks, and the sides of the feature maps that follow from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,10 +135,11 @@ def side_after(side: int, convolutions: Sequence[Conv]) -> int:
 
 
 def side_before(output_side: int, convolutions: Sequence[Conv]) -> int:
-    """The least side from which these convolutions and their pooling leave `output_side`.
+    """The smallest input side for which these convolutions and their pooling give `output_side`.
 
-    Where pooling drops a last row and column, what only they depend on need not be computed. Of 28
-    pixels the tutorial's localization network needs 26: a fifth less work for its convolutions.
+    Pooling an odd side drops the last row and column, so the pixels that only they depend on need
+    not be computed. Of 28 pixels the tutorial's localization network needs 26, which is a fifth
+    less work for its convolutions.
     """
     side = output_side
     for conv in reversed(convolutions):

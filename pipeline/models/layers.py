@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.errors import PipelineError
 from pipeline.models.conv_layers import ConvLayer
 from pipeline.models.layer_class import check_output, construct
 from pipeline.models.pooled_product import (
@@ -47,11 +48,14 @@ def convolution(
         map `(N, in, H, W)` to `(N, out, H - k + 1, W - k + 1)`, and pooled to half of that.
 
     Raises:
-        PipelineError: if the layer's class is not found, refuses these arguments, or returns
-            another shape.
+        PipelineError: if a setting is missing, or if the layer's class is not found, refuses
+            these arguments, or returns another shape.
     """
     together = layer.pooled if pool else None
     available = {**settings, "side": side}
+    missing = ", ".join(name for name in layer.settings if name not in available)
+    if missing:
+        raise PipelineError(f"layer_settings: the layer {layer.layer} also needs: {missing}")
     convolution = construct(
         together or layer.layer,
         in_channels=in_channels,

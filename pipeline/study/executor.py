@@ -87,6 +87,6 @@ def train_task(task: Task) -> str:
     except PipelineError as error:
         return str(error)
     except Exception as error:  # as text, because not every exception can be pickled
-        traceback.print_exc()  # it is nothing that was foreseen
+        traceback.print_exc()  # an unexpected error
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return ""

@@ -107,7 +107,7 @@ def tasks_of(
 
 
 def _can_continue(run: RecordedRun) -> bool:
-    """Whether a run was interrupted, and nothing of it is lost but an epoch that had begun."""
+    """Whether a run was interrupted and lost at most the epoch in progress."""
     if run.status == "FAILED":
         return False
     return _checkpoint_file(run).exists() or not run.has_epochs

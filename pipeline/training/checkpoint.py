@@ -51,7 +51,7 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
     if not path.exists():
         return None
     content = torch.load(path, weights_only=True)
-    frames = content.pop("frames")
-    collapsed = content.pop("collapsed", "")  # earlier versions did not save it
+    # earlier versions did not save these two
+    frames, collapsed = content.pop("frames", {}), content.pop("collapsed", "")
     best = BestEpoch(**content.pop("best"))
     return Checkpoint(TrainingState(best=best, **content), frames, collapsed)

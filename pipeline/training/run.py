@@ -187,7 +187,7 @@ def _train(
             resume_from=checkpoint.state if checkpoint else None,
         )
     network.load_state_dict(state.best.weights)
-    network.to("cpu").to(memory_format=torch.contiguous_format)  # as a pt2 archive wants it
+    network.to("cpu").to(memory_format=torch.contiguous_format)  # which the export needs
     return TrainedModel(network.eval(), state, poses, recorder.frames, recorder.collapsed)
 
 
@@ -229,7 +229,7 @@ def _device(name: str) -> torch.device:
 
 
 def _name(params: RunParams) -> str:
-    """`coordconv2d seed=3`, or `conv2d stn-c1 rotated seed=3`: with what is not usual."""
+    """`coordconv2d seed=3`; architecture and data set are named unless they are the defaults."""
     usual = ("stn-c0", PLAIN)
     kind = [word for word in (params.architecture, params.dataset) if word not in usual]
     return " ".join([params.conv_layer, *kind, f"seed={params.seed}"])

@@ -6,7 +6,7 @@ from torch import nn
 
 from pipeline.errors import PipelineError
 from pipeline.models.build import build_model
-from pipeline.models.conv_layers import CONV_LAYERS
+from pipeline.models.conv_layers import CONV_LAYERS, pinned
 from pipeline.models.layer_class import check_export, check_output
 from tests.models import own_layers
 
@@ -123,6 +123,20 @@ def test_a_module_that_cannot_be_imported_is_refused_in_one_line(
         build(f"{name}:Blur")
     expected = words.replace("broken_{}", name)
     assert str(error.value) == f"conv_layer: the module {name} cannot be imported: {expected}"
+
+
+def test_a_class_that_another_module_defines_is_refused_as_its_edits_would_not_show(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "reexports").mkdir()
+    (tmp_path / "reexports/blur.py").write_text(
+        "from torch import nn\n\n\nclass Blur(nn.Conv2d):\n    pass\n"
+    )
+    (tmp_path / "reexports/__init__.py").write_text("from reexports.blur import Blur\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PipelineError, match=r"write reexports\.blur:Blur$"):
+        build(pinned("reexports:Blur"))
+    build(pinned("reexports.blur:Blur"))
 
 
 @pytest.mark.parametrize("architecture", ["cnn", "stn-c0"])

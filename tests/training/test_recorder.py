@@ -81,3 +81,15 @@ def test_a_run_that_was_killed_after_its_checkpoint_gets_the_rest_on_resuming(ru
         recovered.record(state_after(3))
     recorder(run, [], checkpoint_file=file, resume_from=load_checkpoint(file))
     assert recorded_run(run.run_id).collapsed == ""
+
+
+def test_a_checkpoint_of_a_version_without_frames_and_collapses_is_read(run, tmp_path):
+    file = tmp_path / "run.pt"
+    recorder(run, [""], checkpoint_file=file).record(state_after(1))
+    content = torch.load(file, weights_only=True)
+    del content["frames"], content["collapsed"]
+    torch.save(content, file)
+    checkpoint = load_checkpoint(file)
+    assert checkpoint.state.epoch == 1
+    assert checkpoint.frames == {}
+    assert checkpoint.collapsed == ""
