@@ -103,11 +103,11 @@ class _PooledProduct(torch.autograd.Function):
         m = kernel_size // 2 + 1
         pairs, step, windows = height + m - 1, width * count, height * width * count
 
-        seen = images.permute(1, 2, 3, 0).contiguous().unfold(1, 2, 2).unfold(2, 2 * m, 2)
-        seen = seen.permute(0, 4, 5, 1, 2, 3)  # (I, 2, 2m, pairs, w, N)
+        window_views = images.permute(1, 2, 3, 0).contiguous().unfold(1, 2, 2).unfold(2, 2 * m, 2)
+        window_views = window_views.permute(0, 4, 5, 1, 2, 3)  # (I, 2, 2m, pairs, w, N)
         # Rows that lie a large power of two apart share their places in the cache: hence the 16.
         strips = images.new_empty(in_channels * 4 * m, pairs * step + 16)[:, : pairs * step]
-        strips.view(seen.shape).copy_(seen)
+        strips.view(window_views.shape).copy_(window_views)
 
         kernels = _kernels(weight[:, :in_channels], _moves(kernel_size, weight.dtype)[0])
         by_row = strips.unfold(1, windows, step).unbind(1)  # the first strips of all windows, …
@@ -149,41 +149,47 @@ class _PooledProduct(torch.autograd.Function):
         pairs, step, windows = height + m - 1, width * count, height * width * count
 
         shares = gradient.new_empty(4, out_channels, windows)
-        whole, of_lower, *_ = shares
+        whole, lower_share, *_ = shares
         whole.view(out_channels, height, width, count).copy_(gradient.permute(1, 2, 3, 0))
-        torch.mul(whole, lower_won, out=of_lower)
+        torch.mul(whole, lower_won, out=lower_share)
         torch.mul(shares[:2], right_won, out=shares[2:])
-        of_bias = whole.sum(1)
+        bias_gradient = whole.sum(1)
 
         shares = shares.view(-1, windows)
         moves = _moves(kernel_size, weight.dtype)[1]
         by_row = strips.unfold(1, windows, step).permute(1, 2, 0)
-        of_kernels = torch.bmm(shares.expand(m, -1, -1), by_row)
-        of_kernels = of_kernels.view(m, 4, out_channels, in_channels, 4 * m).permute(2, 3, 1, 0, 4)
-        of_weight = (of_kernels.reshape(-1, 16 * m * m) @ moves.t()).view(
+        kernels_gradient = torch.bmm(shares.expand(m, -1, -1), by_row)
+        kernels_gradient = kernels_gradient.view(m, 4, out_channels, in_channels, 4 * m).permute(
+            2, 3, 1, 0, 4
+        )
+        weight_gradient = (kernels_gradient.reshape(-1, 16 * m * m) @ moves.t()).view(
             out_channels, in_channels, kernel_size, kernel_size
         )
         if constant is not None:
-            of_places = _SUMS.to(weight) @ shares.view(4, -1, count).sum(2)
-            of_shift = gradient.new_zeros(out_channels, *(side - kernel_size + 1 for side in sides))
-            by_place = _by_place(of_shift)
-            by_place.copy_(of_places.view(by_place.shape))
-            of_others = (of_shift.flatten(1) @ constant).view(len(weight), -1, *weight.shape[2:])
-            of_weight = torch.cat([of_weight, of_others], dim=1)
+            place_gradients = _SUMS.to(weight) @ shares.view(4, -1, count).sum(2)
+            shift_gradient = gradient.new_zeros(
+                out_channels, *(side - kernel_size + 1 for side in sides)
+            )
+            by_place = _by_place(shift_gradient)
+            by_place.copy_(place_gradients.view(by_place.shape))
+            constant_gradient = (shift_gradient.flatten(1) @ constant).view(
+                len(weight), -1, *weight.shape[2:]
+            )
+            weight_gradient = torch.cat([weight_gradient, constant_gradient], dim=1)
         if not ctx.needs_input_grad[0]:
-            return None, of_weight, of_bias, None
+            return None, weight_gradient, bias_gradient, None
 
         kernels = _kernels(weight[:, :in_channels], moves)
-        of_strips = strips.new_zeros(strips.shape)
-        by_row = of_strips.unfold(1, windows, step).unbind(1)
-        for kernel, of_part in zip(kernels.mT, by_row, strict=True):
-            of_part.addmm_(kernel, shares)
-        of_strips = of_strips.view(in_channels, 2, m, 2, pairs, width, count)
-        of_images = gradient.new_zeros(in_channels, *sides, count)
-        seen = of_images.unfold(1, 2, 2).unfold(2, 2, 2)
-        for column, part in enumerate(of_strips.permute(2, 0, 4, 5, 6, 1, 3)):
-            seen[:, :, column : column + width].add_(part)
-        return of_images.permute(3, 0, 1, 2), of_weight, of_bias, None
+        strips_gradient = strips.new_zeros(strips.shape)
+        by_row = strips_gradient.unfold(1, windows, step).unbind(1)
+        for kernel, part_gradient in zip(kernels.mT, by_row, strict=True):
+            part_gradient.addmm_(kernel, shares)
+        strips_gradient = strips_gradient.view(in_channels, 2, m, 2, pairs, width, count)
+        images_gradient = gradient.new_zeros(in_channels, *sides, count)
+        window_views = images_gradient.unfold(1, 2, 2).unfold(2, 2, 2)
+        for column, part in enumerate(strips_gradient.permute(2, 0, 4, 5, 6, 1, 3)):
+            window_views[:, :, column : column + width].add_(part)
+        return images_gradient.permute(3, 0, 1, 2), weight_gradient, bias_gradient, None
 
 
 # The gradients of the upper left, upper right, lower left and lower right outputs are these sums of
