@@ -19,6 +19,7 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 from pydantic_core import core_schema
 
@@ -37,6 +38,7 @@ from pipeline.models.transforms import TRANSFORMS
 
 TRAINING_IMAGES, TEST_IMAGES = 60_000, 10_000
 CLASSES = 10
+MOST_RUNS = 20  # of each kind, by default, in a study that stops when it is decided
 
 
 def one_of(names: Iterable[str]) -> GetPydanticSchema:
@@ -221,8 +223,16 @@ class StudyParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    until: Literal["runs", "decided"] = Field(
+        "runs",
+        description="runs trains all runs; decided stops as soon as each pair has its verdict",
+    )
     runs: int = Field(
-        5, ge=1, le=1000, description="runs of each kind, each with a seed of its own"
+        5,
+        ge=1,
+        le=1000,
+        description="runs of each kind, each with a seed of its own; with until=decided the most "
+        f"of each kind, by default {MOST_RUNS}",
     )
     seeds: int | None = Field(None, ge=1, le=1000, description="another name of runs")
     first_seed: int = Field(
@@ -237,6 +247,11 @@ class StudyParams(BaseModel):
         le=100,
         description="differences up to this one, in percentage points, are treated as negligible",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _most_runs(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {"runs": MOST_RUNS, **values} if values.get("until") == "decided" else values
 
 
 def check_margin(margin: float) -> None:

@@ -1,5 +1,6 @@
 import pytest
 
+from pipeline.comparison.sequential import Design
 from pipeline.errors import PipelineError
 from pipeline.params import RunParams
 from pipeline.presets import protocol_label, resolve
@@ -122,6 +123,49 @@ def test_a_study_is_known_by_its_parameters_but_for_seeds_and_what_is_no_science
     assert len({id(**given) for given in other} | {id()}) == 4
 
 
+def test_the_ids_of_studies_of_fixed_size_stay_as_they_are_in_existing_stores(monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    assert resolve_study({}).id == "8bc482878bf6"
+    assert resolve_study({"until": "runs", "lr": "0.01,0.1", "runs": "1"}).id == "a5d38cb99b6d"
+    assert resolve_study({"preset": "params/placement.yaml"}).id == "4f5f7279c349"
+
+
+def test_a_study_that_decides_trains_in_rounds_up_to_its_looks():
+    study = resolve_study({"until": "decided"})
+    assert study.design == Design((5, 8, 12, 16, 20), margin=0.1)
+    assert [len(runs) for runs in study.rounds] == [10, 16, 24, 32, 40]
+    study = resolve_study({"until": "decided", "runs": "6", "first_seed": "100", "margin": "0.2"})
+    assert study.design == Design((3, 4, 5, 6), margin=0.2)
+    assert [run.seed for run in study.rounds[0]] == [100, 100, 101, 101, 102, 102]
+    assert study.rounds[-1] == study.runs
+    fixed = resolve_study({})
+    assert (fixed.design, fixed.rounds) == (None, [fixed.runs])
+
+
+def test_a_look_takes_runs_by_seed_in_whatever_order_the_seeds_are_given():
+    study = resolve_study({"until": "decided", "seed": "9,10,2,7"})
+    assert study.design.looks == (3, 4)
+    assert [run.seed for run in study.rounds[0]] == [2, 2, 7, 7, 9, 9]
+
+
+def test_another_plan_is_another_study():
+    def id(**given):
+        return resolve_study({"until": "decided", **given}).id
+
+    same = [{"runs": "20"}, {"seeds": "20"}, {"margin": "1e-1"}, {"workers": "1"}]
+    same += [{"seed": ",".join(map(str, range(20)))}]
+    assert {id(**given) for given in same} == {id()}
+    other = [{"runs": "19"}, {"margin": "0.2"}, {"first_seed": "100"}, {"until": "runs"}]
+    assert len({id(**given) for given in other} | {id()}) == 5
+
+
+def test_a_preset_may_say_how_long_a_study_goes_on(preset):
+    path = preset("until: decided\nepochs: 2\n")
+    assert resolve_study({"preset": path}).params.runs == 20
+    assert resolve_study({"preset": path, "until": "runs"}).params.runs == 5
+    assert resolve({"preset": path}).epochs == 2
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -135,6 +179,10 @@ def test_a_study_is_known_by_its_parameters_but_for_seeds_and_what_is_no_science
         ({"lr": "0.01,1e-2"}, ["lr", "repeated"]),
         ({"lr": "0.01,"}, ["lr", "empty"]),
         ({"conv_layer": "conv2d,conv3d"}, ["conv3d", "conv2d, coordconv2d"]),
+        ({"until": "bored"}, ["until", "'bored'", "runs, decided"]),
+        ({"until": "decided", "runs": "1"}, ["at least 2 runs", "got 1"]),
+        ({"until": "decided", "seed": "7"}, ["at least 2 runs", "got 1"]),
+        ({"until": "decided", "conv_layer": "conv2d"}, ["two kinds", "until=runs"]),
     ],
 )
 def test_a_wrong_value_of_a_study_is_named_with_what_is_allowed(given, words):

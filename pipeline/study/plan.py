@@ -1,4 +1,8 @@
-"""What a study consists of: its runs, what varies among them, and the id by which it is known."""
+"""What a study consists of: its runs, what varies among them, and the id by which it is known.
+
+A study with `until=decided` also has a `Design`: its looks and their levels, fixed before the first
+run.
+"""
 
 import hashlib
 import itertools
@@ -6,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.comparison.sequential import Design, planned_looks
 from pipeline.errors import PipelineError
 from pipeline.models.conv_layers import CONV_LAYERS
 from pipeline.params import RunParams, StudyParams, kind_of, validated
@@ -20,11 +25,14 @@ class Study:
     """The runs that a study consists of.
 
     id: names the study in its runs' tag `stn.study`. It follows from the parameters that matter
-        to the science, but not from the seeds: with other or more seeds it is the same study.
+        to the science, but not from the seeds: with other or more seeds it is the same study. With
+        a design, it also follows from the design and the seeds: another plan is another study.
     label: of the protocol, see `presets.protocol_label`, without the parameters that vary.
     varied: the parameters that differ from run to run, with their values, without the seed.
     runs: the parameters of each; seed by seed, so that an unfinished study has runs of each kind.
+        With a design, these are the most runs that the study may train, by increasing seed.
     params: how many runs, how many at a time, how they are compared.
+    design: the looks at the study, if it stops when it is decided; None if it trains all runs.
     """
 
     id: str
@@ -32,11 +40,20 @@ class Study:
     varied: dict[str, list[Any]]
     runs: list[RunParams]
     params: StudyParams
+    design: Design | None = None
 
     def name_of(self, params: RunParams) -> str:
         """The name of a run, unique in its study: `coordconv2d seed=3`."""
         values = {name: getattr(params, name) for name in ("conv_layer", *self.varied)}
         return f"{kind_of(values)} seed={params.seed}"
+
+    @property
+    def rounds(self) -> list[list[RunParams]]:
+        """The runs that must have finished at each look; without a design, all of them at once."""
+        if self.design is None:
+            return [self.runs]
+        kinds = len(self.runs) // self.design.looks[-1]
+        return [self.runs[: look * kinds] for look in self.design.looks]
 
     @property
     def compared_by(self) -> str:
@@ -58,8 +75,8 @@ def resolve_study(given: dict[str, Any]) -> Study:
         given: parameters of runs, each a value or a comma list of values, and of the study.
 
     Raises:
-        PipelineError: as `presets.resolve`, and where a list repeats a value, or `seed` is given
-            together with `runs` or `first_seed`.
+        PipelineError: as `presets.resolve`, and where a list repeats a value, `seed` is given
+            together with `runs` or `first_seed`, or there is nothing that could be decided.
     """
     study_params, lists = _parameters(given)
     seeds = lists.pop("seed")
@@ -76,7 +93,23 @@ def resolve_study(given: dict[str, Any]) -> Study:
         if len(lists.get(name, [])) > 1
     }
     label = protocol_label(runs[0], except_for=set(varied))
-    return Study(_study_id(runs), label, varied, runs, study_params)
+    if study_params.until == "runs":
+        return Study(_study_id(runs), label, varied, runs, study_params)
+    runs.sort(key=lambda run: run.seed)  # a look takes the first runs in the order of their seeds
+    design = _design(len(seeds), len(runs) // len(seeds), study_params.margin)
+    return Study(_study_id(runs, design), label, varied, runs, study_params, design)
+
+
+def _design(most: int, kinds: int, margin: float) -> Design:
+    """The design of a study of at most so many runs of each of so many kinds."""
+    if most < 2:
+        raise PipelineError(f"until=decided needs at least 2 runs of each kind, got {most}")
+    if kinds < 2:
+        raise PipelineError(
+            "until=decided needs runs of two kinds or more, and this study has one; give a "
+            "parameter two values, such as conv_layer=conv2d,coordconv2d, or give until=runs"
+        )
+    return Design(planned_looks(most), margin)
 
 
 def _parameters(given: dict[str, Any]) -> tuple[StudyParams, dict[str, list[Any]]]:
@@ -111,8 +144,8 @@ def _seeds_as_runs(given: dict[str, Any]) -> dict[str, Any]:
     return {"runs" if name == "seeds" else name: value for name, value in given.items()}
 
 
-def _study_id(runs: list[RunParams]) -> str:
-    """Twelve hexadecimal digits that follow from the kinds of runs.
+def _study_id(runs: list[RunParams], design: Design | None = None) -> str:
+    """Twelve hexadecimal digits that follow from the kinds of runs and, if any, from the plan.
 
     Parameters that have their default are left out, so that a parameter that a later version adds
     does not change the id.
@@ -121,4 +154,7 @@ def _study_id(runs: list[RunParams]) -> str:
     defaults = {name: field.default for name, field in RunParams.model_fields.items()}
     known_by = [{name: v for name, v in kind.items() if v != defaults[name]} for kind in kinds]
     distinct = sorted({json.dumps(kind, sort_keys=True) for kind in known_by})
+    if design is not None:
+        seeds = sorted({run.seed for run in runs})
+        distinct += [design.to_json(), json.dumps(seeds)]
     return hashlib.sha256("".join(distinct).encode()).hexdigest()[:12]
