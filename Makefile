@@ -18,6 +18,7 @@ GIVEN := $(addprefix -P ,$(filter $(addsuffix %,a b c d e f g h i j k l m n o p 
 help:
 	@echo "make train [CONV_LAYER=coordconv2d] [EPOCHS=30]         train one network, tracked by MLflow"
 	@echo "make study [RUNS=5] [EPOCHS=30] [PRESET=…] [WORKERS=2]   train runs of each layer, and compare them"
+	@echo "    until=decided [RUNS=20]                              … until each pair of layers has its verdict"
 	@echo "    these take any parameter: make train architecture=stn-sl1 dataset=rotated iterations=300"
 	@echo "make evaluate [MODEL_URI=models:/stn-mnist@champion]     score a registered model again"
 	@echo "make compare [BY=conv_layer] [MARGIN=0.1]                compare the runs there are"

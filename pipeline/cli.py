@@ -119,9 +119,10 @@ def train(**given: str | None) -> None:
 def study(**given: str | None) -> None:
     """Train runs of each layer side by side, and compare them.
 
-    Started again with the same parameters, a study continues. Any parameter of a run may be a comma
-    list: --lr 0.01,0.02 trains both. Here --conv_layer is by default the list of the project's
-    layers, and --threads is 1.
+    With --until decided, the study stops as soon as each pair of layers has its verdict, at one of
+    the looks that were planned before. Started again with the same parameters, a study continues.
+    Any parameter of a run may be a comma list: --lr 0.01,0.02 trains both. Here --conv_layer is by
+    default the list of the project's layers, and --threads is 1.
     """
     from pipeline.study.plan import resolve_study
 
@@ -137,6 +138,8 @@ def study(**given: str | None) -> None:
     click.echo(done.markdown)
     for news in done.alias_news:
         click.echo(news)
+    if done.stopped:
+        click.echo(done.stopped)
     click.echo(f"all runs: {all_runs}")
     click.echo(f"run {done.run_id}: see {done.url}")
 

@@ -56,7 +56,9 @@ OFFERED = {
         *("build", "conv_layers", "layer_class", "placements", "portable", "stn", "transforms"),
     },
     "training": {"checkpoint", "loop", "metrics", "network", "run"},
-    "comparison": {"command", "files", "page", "report", "sequential"},
+    "comparison": {
+        *("command", "files", "looks", "page", "report", "sentences", "sequential"),
+    },
     "study": {"plan", "study"},
 }
 # within a package: module -> which others it may import
@@ -87,15 +89,21 @@ WITHIN = {
     "comparison.report": {
         *("groups", "pairs", "protocols", "sequential", "statistics", "verdict"),
     },
+    "comparison.looks": {"formats", "report", "sequential", "verdict"},
     "comparison.tables": {"formats", "groups", "report", "sequential", "statistics"},
     "comparison.sentences": {"formats", "report", "sequential", "tables"},
     "comparison.files": {"groups", "report", "sentences", "tables"},
     "comparison.page": {"files", "formats", "groups", "report", "sentences", "tables"},
-    "comparison.command": {"files", "page", "pairs", "report"},
+    "comparison.command": {
+        *("files", "formats", "looks", "page", "pairs", "report", "sequential"),
+    },
     "study.local_processes": {"executor"},
     "study.progress": {"executor"},
     "study.resume": {"executor", "plan"},
-    "study.study": {"executor", "local_processes", "plan", "progress", "resume"},
+    "study.conclusion": {"plan"},
+    "study.study": {
+        *("conclusion", "executor", "local_processes", "plan", "progress", "resume"),
+    },
     "tracking.experiments": {"links", "project_run", "store", "views", "vocabulary"},
     "tracking.links": {"store", "views"},
     "tracking.project_run": {"links", "store"},

@@ -9,12 +9,14 @@
 - `sequential`: designs with several looks at a growing study, and their decisions.
 - `verdict`: the verdict on a pair, in a sentence.
 - `report`: the whole comparison as plain data.
-- `formats`: numbers as text.
+- `looks`: by which design a study is judged, and what a look at it has shown.
+- `formats`: numbers and lists as text.
 - `tables`: the tables of a report.
 - `sentences`: the sentences of a report: notes, verdicts, what differs and what is missing.
 - `files`: a report as Markdown, CSV and JSON.
 - `page`: the artifacts of a report, with its figures and the page `comparison.html.j2`.
 - `command`: the comparison as a run of its own.
 
-The command line uses `command`; `study/` uses `sequential`, `report`, `page` and `files`.
+The command line uses `command`; `study/` uses `sequential`, `report`, `looks`, `sentences`, `page`
+and `files`.
 """

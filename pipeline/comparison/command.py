@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 
 from pipeline.comparison.files import as_markdown
+from pipeline.comparison.formats import margin_text
+from pipeline.comparison.looks import design_of
 from pipeline.comparison.page import comparison_files
 from pipeline.comparison.pairs import MARGIN
 from pipeline.comparison.report import comparison_of
+from pipeline.comparison.sequential import Design
 from pipeline.errors import PipelineError
 from pipeline.tracking.experiments import current_experiment
-from pipeline.tracking.recorded import RecordedRun, training_runs
+from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
 from pipeline.tracking.runs import for_note, open_run
 from pipeline.tracking.store import ensure_store
 from pipeline.tracking.vocabulary import Artifact
@@ -35,21 +38,23 @@ def compare_runs(
         experiment: see `open_run`.
         by: the parameters that tell the groups apart, a comma list.
         margin: differences up to this one, in percentage points, are treated as negligible.
-        study: the id of a study, or its first characters; None takes all runs.
+        study: the id of a study, or its first characters; None takes all runs. Its runs are judged
+            by the looks that its parent run records.
 
     Raises:
         PipelineError: if there is no such experiment, study or parameter, the margin is out
-            of range, or no training run has finished.
+            of range or is not that of the study's plan, or no training run has finished.
     """
     ensure_store()
     title = current_experiment(experiment)
     runs = training_runs(title)
-    params = {"by": by, "margin": margin}
+    design = None
     if study:
         study, runs = _of_study(runs, study)
+        design = _design_of(study, runs, title, margin)
         title = f"{title}, study {study}"
-        params["study"] = study
-    report = comparison_of(runs, title, by, margin)
+    report = comparison_of(runs, title, by, margin, design=design)
+    params = {"by": by, "margin": report.margin} | ({"study": study} if study else {})
     files = comparison_files(report)
     markdown = as_markdown(report)
     with open_run(
@@ -61,6 +66,28 @@ def compare_runs(
     ) as run:
         run.log_artifacts(files)
     return Comparison(markdown, run.run_id, run.url)
+
+
+def _design_of(
+    study: str, runs: list[RecordedRun], experiment: str, margin: float
+) -> Design | None:
+    """The design by which the runs of a study are judged.
+
+    Raises:
+        PipelineError: if another margin than the default is asked for, and the study's plan has
+            fixed yet another one.
+    """
+    parent = parent_of_study(experiment, study)
+    if parent is None:  # somebody deleted it
+        return None
+    seeds = {run.seed for run in runs if run.is_finished and run.seed is not None}
+    design = design_of(parent, seeds, margin)
+    if design and margin not in (MARGIN, design.margin):
+        raise PipelineError(
+            f"margin: got {margin:g}: the plan of study {study}, which was made before its first "
+            f"run, has a margin of {margin_text(design.margin)} pp; leave the margin out"
+        )
+    return design
 
 
 def _of_study(runs: list[RecordedRun], begin: str) -> tuple[str, list[RecordedRun]]:

@@ -1,4 +1,9 @@
-"""Numbers as text. Percent and percentage points have two digits, p values two significant ones."""
+"""Numbers and lists as text.
+
+Percent and percentage points have two digits, p values two significant ones.
+"""
+
+from collections.abc import Iterable
 
 
 def margin_text(margin: float) -> str:
@@ -58,6 +63,16 @@ def p_of_many(p: float | None, adjusted: float | None, pairs: int) -> str:
 def p_equals(p: float) -> str:
     """`= 0.042` or `< 0.001`."""
     return p_value(p) if p < 0.001 else f"= {p_value(p)}"
+
+
+def enumeration(items: Iterable[object]) -> str:
+    """A list in words.
+
+    >>> enumeration([5, 8, 12]), enumeration([5])
+    ('5, 8 and 12', '5')
+    """
+    *others, last = map(str, items)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def count(runs: int | None) -> str:

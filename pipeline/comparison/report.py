@@ -107,7 +107,7 @@ class Report:
     @property
     def noun(self) -> str:
         """What a group is called."""
-        return _noun(self.by)
+        return noun_of(self.by)
 
 
 def comparison_of(
@@ -173,7 +173,7 @@ def _protocol(
         selection=params.selection,
         params=protocol_params(params, by),
         groups=groups,
-        pairs=_pairs(groups, _noun(by), margin, design),
+        pairs=_pairs(groups, noun_of(by), margin, design),
     )
 
 
@@ -208,5 +208,6 @@ def _pairs(
 _NOUNS = {"conv_layer": "layer", "architecture": "architecture"}
 
 
-def _noun(by: tuple[str, ...]) -> str:
+def noun_of(by: tuple[str, ...]) -> str:
+    """What a group is called that is told apart by these parameters: layer, architecture, group."""
     return _NOUNS.get(by[0], "group") if len(by) == 1 else "group"

@@ -3,7 +3,7 @@
 from collections import Counter
 from fractions import Fraction
 
-from pipeline.comparison.formats import p_equals
+from pipeline.comparison.formats import enumeration, p_equals
 from pipeline.comparison.report import PairResult, Protocol, Report
 from pipeline.comparison.sequential import looks_taken
 from pipeline.comparison.tables import COLLAPSED, PAIR_COLUMNS, has_pose_column
@@ -64,8 +64,7 @@ def design_sentences(report: Report, protocol: Protocol) -> list[str]:
     if design is None:
         return []
     taken = looks_taken(design, {group.name: group.runs for group in protocol.groups})
-    *others, last = map(str, design.looks)
-    looks = f"{', '.join(others)} and {last}" if others else last
+    looks = enumeration(design.looks)
     error = f"{100 * design.alpha:g} %"
     if design.planned:
         plan = (

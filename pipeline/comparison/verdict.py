@@ -76,6 +76,24 @@ def verdict_by_design(
     )
 
 
+def short_verdict(pair: Pair, decision: Decision | None, look: int) -> str:
+    """The same in a few words, for a line about all pairs after a look.
+
+    Args:
+        look: the last look taken, from 1; a verdict that was reached earlier names its look.
+    """
+    if decision is None or decision.outcome == "undecided":
+        return f"{pair.first} and {pair.second} are undecided"
+    reached = f" (look {decision.look})" if decision.look < look else ""
+    if decision.outcome == "different":
+        better, worse = pair.second, pair.first
+        if decision.difference < 0:
+            better, worse = worse, better
+        return f"{better} is better than {worse} by {unsigned(decision.difference)} pp{reached}"
+    margin = margin_text(pair.margin)
+    return f"{pair.first} and {pair.second} are equivalent within ±{margin} pp{reached}"
+
+
 def _no_verdict(pair: Pair, noun: str) -> str | None:
     """Why there are no tests of a pair; None if there are."""
     names = f"{pair.first} and {pair.second}"

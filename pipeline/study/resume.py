@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.params import RunParams
 from pipeline.presets import protocol_label
 from pipeline.study.executor import Task
 from pipeline.study.plan import Study
@@ -72,19 +73,20 @@ def _lock_file(study: Study, folder: Path) -> Path:
 
 
 def tasks_of(
-    study: Study, recorded: list[RecordedRun], experiment: str
+    study: Study, runs: list[RunParams], *, recorded: list[RecordedRun], experiment: str
 ) -> tuple[list[Task], list[RecordedRun]]:
-    """What is left to train of a study, and its runs that have finished.
+    """What is left to train of these runs of a study, and those of them that have finished.
 
     Runs that are neither continued nor finished are closed as KILLED, and the checkpoints of
     finished runs are removed.
 
     Args:
+        runs: all runs of the study, or those of the present round.
         recorded: the study's runs in the store, oldest first.
         experiment: the name of the experiment that they are in.
     """
     tasks, finished_runs = [], []
-    for params in study.runs:
+    for params in runs:
         name = study.name_of(params)
         attempts = [run for run in recorded if run.study_run == name]
         finished = [run for run in attempts if run.is_finished]

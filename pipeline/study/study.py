@@ -3,9 +3,13 @@
     python -m pipeline study --preset params/replication.yaml
     python -m pipeline study --runs 10                            the same study, with five more
     python -m pipeline study --conv_layer conv2d --lr 0.01,0.02   a small grid
+    python -m pipeline study --until decided                      until each pair has its verdict
 
 A study is known by its parameters. Started again, it keeps the runs that have finished, continues
 those that were interrupted from their checkpoints, and repeats those that failed.
+
+A study of fixed size trains all its runs and compares them. A study with a design trains in rounds,
+up to the runs of the next look, and stops at the look at which each pair has its verdict.
 """
 
 import socket
@@ -13,14 +17,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.comparison.page import comparison_files
-from pipeline.comparison.report import comparison_of
+from pipeline.comparison.looks import is_decided, look_sentence, plan_sentence
 from pipeline.data import mnist
 from pipeline.errors import PipelineError
-from pipeline.params import model_aliases
+from pipeline.params import RunParams
+from pipeline.study.conclusion import (
+    Comparison,
+    StudySummary,
+    compare,
+    conclude,
+    description,
+    noun_of_groups,
+)
 from pipeline.study.executor import StartExecutor, Task
 from pipeline.study.local_processes import LocalProcesses
 from pipeline.study.plan import Study
@@ -28,31 +38,19 @@ from pipeline.study.progress import ProgressReporter
 from pipeline.study.resume import checkpoint_folder, locked, tasks_of
 from pipeline.tracking.experiments import current_experiment
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
-from pipeline.tracking.registry import AliasNews, Candidate, promote, registered_version
 from pipeline.tracking.runs import (
     TrackedRun,
     close_run,
     create_nested_run,
-    for_note,
     open_run,
     reopen_run,
 )
 from pipeline.tracking.store import ensure_store, plain_errors
-from pipeline.tracking.vocabulary import Artifact, Tag
+from pipeline.tracking.vocabulary import Tag
 from pipeline.training.checkpoint import checkpoint_path
 from pipeline.training.network import check_network
 
 UPDATE_SECONDS = 2.0  # between two readings of the store for the progress
-
-
-@dataclass(frozen=True)
-class StudySummary:
-    """The results of a study: its parent run, the comparison, and where the aliases are."""
-
-    run_id: str
-    url: str
-    markdown: str
-    alias_news: list[AliasNews]
 
 
 def run_study(study: Study, start_executor: StartExecutor = LocalProcesses) -> StudySummary:
@@ -71,32 +69,73 @@ def run_study(study: Study, start_executor: StartExecutor = LocalProcesses) -> S
     experiment = current_experiment(first.experiment)
     started = parent_of_study(experiment, study.id)
     folder = checkpoint_folder(study, started)
-    description = _description(study)
+    note = description(study)
     varied = {name: ",".join(map(str, values)) for name, values in study.varied.items()}
     tags = {
         Tag.STUDY: study.id,
         Tag.CHECKPOINTS: str(folder),
         Tag.HOST: socket.gethostname(),
     }
+    if study.design:
+        tags[Tag.DESIGN] = study.design.to_json()
     opened = (
-        reopen_run(started.run_id, description, params=varied, tags=tags)
+        reopen_run(started.run_id, note, params=varied, tags=tags)
         if started
-        else open_run(
-            f"study {study.label}", description, experiment=experiment, params=varied, tags=tags
-        )
+        else open_run(f"study {study.label}", note, experiment=experiment, params=varied, tags=tags)
     )
     with locked(study, folder), opened as parent:
-        tasks, finished_runs = tasks_of(study, training_runs(experiment, study.id), experiment)
-        _print_counts(tasks, finished_runs)
+        if study.design:
+            print(f"plan: {plan_sentence(study.design, noun_of_groups(study))}")
+        comparison = _train_in_rounds(
+            study, parent, experiment=experiment, folder=folder, start_executor=start_executor
+        )
+        return conclude(study, parent, comparison)
+
+
+def _train_in_rounds(
+    study: Study,
+    parent: TrackedRun,
+    *,
+    experiment: str,
+    folder: Path,
+    start_executor: StartExecutor,
+) -> Comparison:
+    """Train to the next look until each pair has its verdict, a run has failed, or all are trained.
+
+    A study of fixed size has one round. If a run has failed, the look is not taken: the study ends,
+    and takes the look when it is started again and has repeated the run.
+    """
+    for runs in _rounds_left(study, training_runs(experiment, study.id)):
+        recorded = training_runs(experiment, study.id)
+        tasks, finished = tasks_of(study, runs, recorded=recorded, experiment=experiment)
+        _print_counts(tasks, finished)
         _train(
             study,
             parent,
             tasks,
-            finished_runs=finished_runs,
+            finished_runs=finished,
             folder=folder,
             start_executor=start_executor,
         )
-        return _conclude(study, parent, experiment, tasks)
+        failed = [f"{task.name} failed: {task.error}" for task in tasks if task.error]
+        comparison = compare(study, parent, experiment, asked=runs, failed=failed)
+        if study.design and not failed:
+            print(look_sentence(comparison.report, study.design))
+        if failed or is_decided(comparison.report):
+            break
+    return comparison
+
+
+def _rounds_left(study: Study, recorded: list[RecordedRun]) -> list[list[RunParams]]:
+    """The rounds without those before the last one that is complete.
+
+    Of the complete rounds, the last one is enough, because a look repeats all earlier verdicts.
+    """
+    finished = {run.study_run for run in recorded if run.is_finished}
+    complete = sum(
+        all(study.name_of(params) in finished for params in runs) for runs in study.rounds
+    )
+    return study.rounds[max(complete - 1, 0) :]
 
 
 def _print_counts(tasks: list[Task], finished_runs: list[RecordedRun]) -> None:
@@ -174,69 +213,3 @@ def _store_errors_printed(what: str) -> Iterator[None]:
             yield
     except PipelineError as problem:
         print(f"{what}: {problem}", file=sys.stderr)
-
-
-def _conclude(study: Study, parent: TrackedRun, experiment: str, tasks: list[Task]) -> StudySummary:
-    """Promote the best models, and log the comparison of the runs that have finished.
-
-    Raises:
-        PipelineError: if a task has failed.
-    """
-    asked = {study.name_of(params) for params in study.runs}
-    runs = [
-        run
-        for run in training_runs(experiment, study.id)
-        if run.is_finished and run.study_run in asked
-    ]
-    failed = [f"{task.name} failed: {task.error}" for task in tasks if task.error]
-    if not runs:
-        raise PipelineError("; ".join(failed))
-    news = _promote(runs)
-    report = comparison_of(
-        runs,
-        title=f"Study {study.label}",
-        by=study.compared_by,
-        margin=study.params.margin,
-        missing=failed,
-    )
-    files = comparison_files(report)
-    parent.log_artifacts(files)
-    markdown = str(files[Artifact.COMPARISON])
-    parent.set_description(_description(study, news, markdown))
-    if failed:
-        raise PipelineError(
-            f"{len(failed)} of {len(study.runs)} runs failed; the comparison of the others is "
-            f"at {parent.url}; the same command repeats them: {'; '.join(failed)}"
-        )
-    return StudySummary(parent.run_id, parent.url, markdown, news)
-
-
-def _description(study: Study, news: list[AliasNews] | None = None, comparison: str = "") -> str:
-    """What the page of the parent run shows at the top."""
-    kinds = ", ".join(f"{name}: {' / '.join(map(str, v))}" for name, v in study.varied.items())
-    lines = [
-        f"Study of {len(study.runs)} runs by the protocol *{study.label}*"
-        + (f" ({kinds})." if kinds else "."),
-        "Its runs are nested below. Started again with the same parameters, it continues.",
-    ]
-    if news:
-        lines.append(f"The best models: {'; '.join(item.markdown for item in news)}.")
-    return "\n\n".join([*lines, for_note(comparison, Artifact.COMPARISON)])
-
-
-def _promote(runs: list[RecordedRun]) -> list[AliasNews]:
-    """Offer each layer's best model its alias, and the best of all `champion`."""
-    best: dict[tuple[str, str], tuple[int, Candidate]] = {}
-    for run in runs:
-        registered = registered_version(run.run_id)
-        if registered is None:  # somebody deleted it
-            continue
-        for alias in model_aliases(run.params["conv_layer"], run.params.get("dataset", "mnist")):
-            place = alias, registered[1].selection_set  # those of different sets are not compared
-            if place not in best or registered[1].beats(best[place][1]):
-                best[place] = registered
-    return [
-        item
-        for (alias, _), (version, candidate) in sorted(best.items(), key=lambda entry: entry[0])
-        for item in promote(version, candidate, [alias])
-    ]

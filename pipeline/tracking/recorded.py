@@ -1,5 +1,6 @@
 """Find runs in the store, and read their metrics and files."""
 
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,21 @@ class RecordedRun:
     def study_run(self) -> str:
         """The name of the run in its study, such as `coordconv2d seed=3`."""
         return self.tags.get(Tag.STUDY_RUN, "")
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of a training; None if it was not logged."""
+        return int(self.params["seed"]) if "seed" in self.params else None
+
+    @property
+    def design(self) -> str:
+        """The plan of a study that stops when it is decided, as JSON; of a study's parent run."""
+        return self.tags.get(Tag.DESIGN, "")
+
+    @property
+    def looks(self) -> list[set[int]]:
+        """The seeds at each look at a study of fixed size, in order; of a study's parent run."""
+        return [set(seeds) for seeds in json.loads(self.tags.get(Tag.LOOKS, "[]"))]
 
     @property
     def host(self) -> str:

@@ -24,6 +24,8 @@ class Tag:
     STUDY_RUN = "stn.study_run"  # name of the run, unique in its study: `coordconv2d seed=3`
 
     # of a study's parent run
+    DESIGN = "stn.design"  # the plan of a study that stops when it is decided, as JSON
+    LOOKS = "stn.looks"  # of a study of fixed size, the seeds at each look: `[[0, 1], [0, 1, 2]]`
     HOST = "stn.host"  # name of the machine that the study was last started on
     PROGRESS = "stn.progress"  # how far the study is: `3/10 runs, best 99.12% (conv2d seed=1)`
 

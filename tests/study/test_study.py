@@ -7,15 +7,17 @@ import mlflow
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.study import study
+from pipeline.study import conclusion, study
+from pipeline.study.conclusion import _promote
 from pipeline.study.executor import Task
 from pipeline.study.plan import resolve_study
 from pipeline.study.progress import ProgressReporter
 from pipeline.study.resume import checkpoint_folder, locked, tasks_of
-from pipeline.study.study import _promote, _store_errors_printed, run_study
+from pipeline.study.study import _store_errors_printed, run_study
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
 from pipeline.tracking.registry import Candidate
 from pipeline.tracking.runs import close_run, create_nested_run, open_run
+from tests.study.instant import Instant
 
 STUDY = resolve_study({"runs": "2", "epochs": "3"})
 
@@ -42,8 +44,13 @@ def nested(parent, name, status="RUNNING", epochs=0, checkpoint=False):
     return run_id
 
 
+def tasks_left(study):
+    recorded = training_runs("stn-mnist", study.id)
+    return tasks_of(study, study.runs, recorded=recorded, experiment="stn-mnist")
+
+
 def plan():
-    tasks, kept = tasks_of(STUDY, training_runs("stn-mnist", STUDY.id), "stn-mnist")
+    tasks, kept = tasks_left(STUDY)
     return {task.name: task.run_id for task in tasks}, [run.run_id for run in kept]
 
 
@@ -80,7 +87,7 @@ def test_more_runs_are_added_to_a_finished_study(parent):
     for params in STUDY.runs:
         nested(parent, STUDY.name_of(params), "FINISHED", 3)
     larger = resolve_study({"runs": "3", "epochs": "3"})
-    tasks, kept = tasks_of(larger, training_runs("stn-mnist", larger.id), "stn-mnist")
+    tasks, kept = tasks_left(larger)
     assert [task.name for task in tasks] == ["conv2d seed=2", "coordconv2d seed=2"]
     assert len(kept) == 4
 
@@ -161,9 +168,9 @@ def test_an_alias_is_offered_to_the_best_of_each_selection(parent, monkeypatch):
         "c": (3, Candidate("test", 0.97, 0.1)),
     }
     offered = []
-    monkeypatch.setattr(study, "registered_version", made.get)
+    monkeypatch.setattr(conclusion, "registered_version", made.get)
     monkeypatch.setattr(
-        study, "promote", lambda version, _, aliases: offered.append((version, *aliases)) or []
+        conclusion, "promote", lambda version, _, aliases: offered.append((version, *aliases)) or []
     )
     runs = [
         RecordedRun(run_id, "1", "", "FINISHED", {"conv_layer": "conv2d"}, {}, {})
@@ -219,8 +226,10 @@ def test_a_network_that_cannot_be_built_ends_a_study_before_it_begins(store):
 def test_each_data_set_has_aliases_of_its_own(parent, monkeypatch):
     offered = []
     made = (1, Candidate("rotated test", 0.99, 0.1))
-    monkeypatch.setattr(study, "registered_version", lambda run_id: made)
-    monkeypatch.setattr(study, "promote", lambda version, _, aliases: offered.extend(aliases) or [])
+    monkeypatch.setattr(conclusion, "registered_version", lambda run_id: made)
+    monkeypatch.setattr(
+        conclusion, "promote", lambda version, _, aliases: offered.extend(aliases) or []
+    )
     params = {"conv_layer": "conv2d", "dataset": "rotated"}
     _promote([RecordedRun("a", "1", "", "FINISHED", params, {}, {})])
     assert sorted(offered) == ["best-conv2d-rotated", "champion-rotated"]
@@ -276,35 +285,10 @@ def test_the_progress_tells_of_a_collapse_and_counts_it(parent, capsys):
     assert progress.text().startswith("0/1 runs; ")
 
 
-class Instant:
-    """An executor that trains nothing: a run gets its results at once; with seed 1, an error."""
-
-    def __init__(self, tasks, *, workers, on_start, on_end):
-        for task in tasks:
-            on_start(task)
-            if task.params.seed == 1:
-                on_end(task, "out of memory")
-                continue
-            client = mlflow.MlflowClient()  # not `open_run`: the parent run is open
-            for name, value in task.params.model_dump(exclude_none=True).items():
-                client.log_param(task.run_id, name, value)
-            for name in ("best_test_accuracy", "best_test_f1", "best_test_loss", "test_accuracy"):
-                client.log_metric(task.run_id, name, 0.9, step=1)
-            client.log_metric(task.run_id, "best_epoch", 1, step=1)
-            client.set_terminated(task.run_id, "FINISHED")
-            on_end(task, "")
-
-    def busy(self):
-        return False
-
-    def stop(self):
-        pass
-
-
 def test_a_study_runs_on_any_executor_and_repeats_what_failed(store, monkeypatch, capsys):
     monkeypatch.setattr(study.mnist, "load_mnist", lambda folder: None)
     with pytest.raises(PipelineError, match=r"^2 of 4 runs failed.*out of memory"):
-        run_study(STUDY, Instant)
+        run_study(STUDY, Instant(fails=(1,)))
     printed = capsys.readouterr().out
     assert "runs: 4 to be started" in printed
     assert "conv2d seed=0: 90.00% in epoch 1" in printed
@@ -320,7 +304,7 @@ def test_a_study_runs_on_any_executor_and_repeats_what_failed(store, monkeypatch
     }
 
     again = resolve_study({"seed": "0,2", "epochs": "3"})
-    done = run_study(again, Instant)
+    done = run_study(again, Instant())
     assert "runs: 2 finished before, 2 to be started" in capsys.readouterr().out
     assert done.run_id == started.run_id
     assert parent_of_study("stn-mnist", STUDY.id).status == "FINISHED"
