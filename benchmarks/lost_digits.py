@@ -1,7 +1,9 @@
 """Why a localization network with CoordConv loses translated digits: results/translated.md.
 
     python -m benchmarks.lost_digits start                       at initialization; minutes
-    python -m benchmarks.lost_digits train coordconv2d 300 out   one training; writes out/*.jsonl
+    python -m benchmarks.lost_digits train coordconv2d 300 out 5000    one training; writes out/*.jsonl
+    python -m benchmarks.lost_digits classifier 301 out          the classifier alone, at the identity
+    python -m benchmarks.lost_digits train coordconv2d 301 out 2000 warm    goes on with that
 
 All networks of a seed share the weights that they have in common: the pixel weights of a CoordConv
 layer are those of the Conv2d layer, scaled to the range that PyTorch draws from for the larger
@@ -31,7 +33,8 @@ from pipeline.training.metrics import pose_deviation
 DATASET, SIZE, SAMPLER = "translated", 60, 30
 LEARNING_RATE, BATCH = 0.01, 64
 PROBE = 500  # test images that a training is observed on
-START_SEEDS, START_IMAGES = range(1000, 1100), 1000
+START_SEEDS, START_IMAGES = range(1000, 1030), 500
+WARM_UP = 1500  # iterations of the classifier alone
 
 # Each variant is a network of the preset params/translated_layers.yaml but for this:
 VARIANTS = {
@@ -269,14 +272,37 @@ def batches(train_digits: Digits) -> Iterator[tuple[Tensor, Tensor]]:
             yield normalize(DATASET, distort(DATASET, pixels, train_digits.images).images), labels
 
 
-def train(variant: str, seed: int, folder: Path, iterations: int = 3000) -> None:
-    """Train one network at a constant rate; write what is observed, and weights, as it goes."""
+def warm_up(seed: int, folder: Path) -> None:
+    """Train the classifier on what the untrained transformer shows, and save its weights."""
+    torch.set_num_threads(1)
+    train_digits, _ = split_validation(load_mnist("data")[0], 5000, seed)
+    classifier = network("conv2d", seed).classifier.train()
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=LEARNING_RATE, fused=True)
+    torch.manual_seed(seed + 9000)
+    for _, (images, labels) in zip(range(WARM_UP), batches(train_digits), strict=False):
+        # the identity's grid of half the size lies between the pixels
+        loss = F.cross_entropy(classifier(F.avg_pool2d(images, 2)), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(classifier.state_dict(), folder / f"classifier-{seed}.pt")
+    print(f"last loss {loss.item():.3f}")
+
+
+def train(variant: str, seed: int, folder: Path, iterations: int, warm: bool = False) -> None:
+    """Train one network at a constant rate; write what is observed, and weights, as it goes.
+
+    warm: the classifier starts as `warm_up` left it.
+    """
     torch.set_num_threads(1)
     train_digits, test_digits = load_mnist("data")
     posed = probe_set(test_digits, train_digits.images, PROBE)
     whole = fixed_set(DATASET, test_digits, train_digits.images).digits
     train_digits, _ = split_validation(train_digits, 5000, seed)
     model = network(variant, seed).to(memory_format=torch.channels_last)
+    if warm:
+        model.classifier.load_state_dict(torch.load(folder / f"classifier-{seed}.pt"))
     bias = localization(model)[-1].bias
     others = [parameter for parameter in model.parameters() if parameter is not bias]
     factor = BIAS_FACTOR if variant == "fast_bias" else 1.0
@@ -296,15 +322,15 @@ def train(variant: str, seed: int, folder: Path, iterations: int = 3000) -> None
     torch.manual_seed(seed + 5000)
     folder.mkdir(parents=True, exist_ok=True)
     begin, losses = time.time(), []
-    with (folder / f"{variant}-{seed}.jsonl").open("w") as file:
+    name = f"{variant}-{seed}" + ("-warm" if warm else "")
+    with (folder / f"{name}.jsonl").open("w") as file:
         for iteration, (images, labels) in enumerate(batches(train_digits)):
             if iteration % 50 == 0:
                 random = torch.get_rng_state()
                 row = {"iteration": iteration, **observe(model, posed)}
                 torch.set_rng_state(random)
             if iteration % 100 == 0:
-                path = folder / f"{variant}-{seed}-{iteration}.pt"
-                torch.save(model.state_dict(), path)
+                torch.save(model.state_dict(), folder / f"{name}-{iteration}.pt")
             if iteration == iterations:
                 break
             model.train()
@@ -337,7 +363,9 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["start"]:
             start()
-        case ["train", variant, seed, folder, *iterations] if variant in VARIANTS:
-            train(variant, int(seed), Path(folder), *map(int, iterations))
+        case ["classifier", seed, folder]:
+            warm_up(int(seed), Path(folder))
+        case ["train", variant, seed, folder, iterations, *warm] if variant in VARIANTS:
+            train(variant, int(seed), Path(folder), int(iterations), warm == ["warm"])
         case _:
             sys.exit(f"usage: see {__file__}; variants: {', '.join(VARIANTS)}")
