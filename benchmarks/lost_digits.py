@@ -1,9 +1,9 @@
 """Why a localization network with CoordConv loses translated digits: results/translated.md.
 
-    python -m benchmarks.lost_digits start                       at initialization; minutes
-    python -m benchmarks.lost_digits train coordconv2d 300 out 5000    one training; writes out/*.jsonl
-    python -m benchmarks.lost_digits classifier 301 out          the classifier alone, at the identity
-    python -m benchmarks.lost_digits train coordconv2d 301 out 2000 warm    goes on with that
+    python -m benchmarks.lost_digits start                           at initialization
+    python -m benchmarks.lost_digits train coordconv2d 300 out 5000  a training: out/*.jsonl
+    python -m benchmarks.lost_digits classifier 301 out              the classifier alone
+    python -m benchmarks.lost_digits train coordconv2d 301 out 2000 warm    starts with that
 
 All networks of a seed share the weights that they have in common: the pixel weights of a CoordConv
 layer are those of the Conv2d layer, scaled to the range that PyTorch draws from for the larger
@@ -14,6 +14,7 @@ import json
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ DATASET, SIZE, SAMPLER = "translated", 60, 30
 LEARNING_RATE, BATCH = 0.01, 64
 PROBE = 500  # test images that a training is observed on
 START_SEEDS, START_IMAGES = range(1000, 1030), 500
-WARM_UP = 1500  # iterations of the classifier alone
+WARM_UP = 4000  # iterations of the classifier alone
 
 # Each variant is a network of the preset params/translated_layers.yaml but for this:
 VARIANTS = {
@@ -279,15 +280,17 @@ def warm_up(seed: int, folder: Path) -> None:
     classifier = network("conv2d", seed).classifier.train()
     optimizer = torch.optim.SGD(classifier.parameters(), lr=LEARNING_RATE, fused=True)
     torch.manual_seed(seed + 9000)
+    losses: deque[float] = deque(maxlen=200)
     for _, (images, labels) in zip(range(WARM_UP), batches(train_digits), strict=False):
         # the identity's grid of half the size lies between the pixels
         loss = F.cross_entropy(classifier(F.avg_pool2d(images, 2)), labels)
+        losses.append(loss.item())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(classifier.state_dict(), folder / f"classifier-{seed}.pt")
-    print(f"last loss {loss.item():.3f}")
+    print(f"loss of the last 200: {sum(losses) / 200:.3f}")
 
 
 def train(variant: str, seed: int, folder: Path, iterations: int, warm: bool = False) -> None:
