@@ -3,7 +3,8 @@
     python -m benchmarks.lost_digits start                           at initialization
     python -m benchmarks.lost_digits train coordconv2d 300 out 5000  a training: out/*.jsonl
     python -m benchmarks.lost_digits classifier 301 out              the classifier alone
-    python -m benchmarks.lost_digits train coordconv2d 301 out 2000 warm    starts with that
+    python -m benchmarks.lost_digits train coordconv2d 301 out 2000 warm       starts with that
+    python -m benchmarks.lost_digits train coordconv2d 301 out 4000 warm 2000  goes on
 
 All networks of a seed share the weights that they have in common: the pixel weights of a CoordConv
 layer are those of the Conv2d layer, scaled to the range that PyTorch draws from for the larger
@@ -297,6 +298,7 @@ def train(variant: str, seed: int, folder: Path, iterations: int, warm: bool = F
     """Train one network at a constant rate; write what is observed, and weights, as it goes.
 
     warm: the classifier starts as `warm_up` left it.
+    first: goes on from the weights that an earlier call saved at this iteration, with new batches.
     """
     torch.set_num_threads(1)
     train_digits, test_digits = load_mnist("data")
@@ -322,12 +324,14 @@ def train(variant: str, seed: int, folder: Path, iterations: int, warm: bool = F
             theta[:] = [output]
 
     localization(model)[-1].register_forward_hook(keep)
-    torch.manual_seed(seed + 5000)
+    torch.manual_seed(seed + 5000 + first)
     folder.mkdir(parents=True, exist_ok=True)
     begin, losses = time.time(), []
     name = f"{variant}-{seed}" + ("-warm" if warm else "")
-    with (folder / f"{name}.jsonl").open("w") as file:
-        for iteration, (images, labels) in enumerate(batches(train_digits)):
+    if first:
+        model.load_state_dict(torch.load(folder / f"{name}-{first}.pt"))
+    with (folder / f"{name}.jsonl").open("a" if first else "w") as file:
+        for iteration, (images, labels) in enumerate(batches(train_digits), first):
             if iteration % 50 == 0:
                 random = torch.get_rng_state()
                 row = {"iteration": iteration, **observe(model, posed)}
@@ -368,7 +372,8 @@ if __name__ == "__main__":
             start()
         case ["classifier", seed, folder]:
             warm_up(int(seed), Path(folder))
-        case ["train", variant, seed, folder, iterations, *warm] if variant in VARIANTS:
-            train(variant, int(seed), Path(folder), int(iterations), warm == ["warm"])
+        case ["train", variant, seed, folder, iterations, *options] if variant in VARIANTS:
+            first = [int(option) for option in options if option != "warm"] or [0]
+            train(variant, int(seed), Path(folder), int(iterations), "warm" in options, *first)
         case _:
             sys.exit(f"usage: see {__file__}; variants: {', '.join(VARIANTS)}")
