@@ -294,7 +294,9 @@ def warm_up(seed: int, folder: Path) -> None:
     print(f"loss of the last 200: {sum(losses) / 200:.3f}")
 
 
-def train(variant: str, seed: int, folder: Path, iterations: int, warm: bool = False) -> None:
+def train(
+    variant: str, seed: int, folder: Path, iterations: int, warm: bool = False, first: int = 0
+) -> None:
     """Train one network at a constant rate; write what is observed, and weights, as it goes.
 
     warm: the classifier starts as `warm_up` left it.
