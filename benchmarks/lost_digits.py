@@ -372,6 +372,12 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["start"]:
             start()
+        case ["start_at", variant, seed, folder, first] if variant in VARIANTS:
+            # of another variant's classifier after `first` iterations of `train`
+            model, other = network(variant, int(seed)), network("coordconv2d", int(seed))
+            other.load_state_dict(torch.load(f"{folder}/coordconv2d-{seed}-{first}.pt"))
+            model.classifier.load_state_dict(other.classifier.state_dict())
+            torch.save(model.state_dict(), f"{folder}/{variant}-{seed}-{first}.pt")
         case ["classifier", seed, folder]:
             warm_up(int(seed), Path(folder))
         case ["train", variant, seed, folder, iterations, *options] if variant in VARIANTS:
