@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Generator, Tensor, nn
 
 from pipeline.data.batches import shuffled_batches
@@ -368,16 +369,47 @@ def train(
         file.write(json.dumps(row) + "\n")
 
 
+def picture(folder: Path) -> Figure:
+    """Accuracy, slope and 1 + |mean of h|² over the iterations of the runs with seed 300."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    colors = {"conv2d": "C0", "fan_in": "C2", "small": "C1", "coordconv2d": "C3"}
+    for variant, color in colors.items():
+        path = folder / f"{variant}-300.jsonl"
+        if not path.exists():
+            continue
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        x = [row["iteration"] for row in rows]
+        values = (
+            [100 * row["accuracy"] for row in rows],
+            [sum(row["slope"]) / 2 for row in rows],
+            [row["common"] for row in rows],
+        )
+        for axes, y in zip(panels, values, strict=True):
+            axes.plot(x, y, color=color, label=variant, linewidth=1)
+    labels = ("accuracy [%]", "slope of theta's shift on the digit's place", "1 + |mean of h|²")
+    for axes, label in zip(panels, labels, strict=True):
+        axes.set(xlabel="iteration", title=label)
+        axes.grid(alpha=0.3)
+    panels[1].set_yscale("symlog", linthresh=0.01)
+    panels[1].axhline(1, color="black", linewidth=0.5)
+    panels[2].set_yscale("log")
+    panels[0].legend()
+    return figure
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["start"]:
             start()
-        case ["start_at", variant, seed, folder, first] if variant in VARIANTS:
-            # of another variant's classifier after `first` iterations of `train`
-            model, other = network(variant, int(seed)), network("coordconv2d", int(seed))
-            other.load_state_dict(torch.load(f"{folder}/coordconv2d-{seed}-{first}.pt"))
+        case ["start_at", variant, seed, folder, first, source] if variant in VARIANTS:
+            # with the classifier that coordconv2d of the seed `source` had after `first` iterations
+            model, other = network(variant, int(seed)), network("coordconv2d", int(source))
+            other.load_state_dict(torch.load(f"{folder}/coordconv2d-{source}-{first}.pt"))
             model.classifier.load_state_dict(other.classifier.state_dict())
             torch.save(model.state_dict(), f"{folder}/{variant}-{seed}-{first}.pt")
+        case ["picture", folder]:
+            picture(Path(folder)).savefig("results/lost_digits.png", dpi=100)
         case ["classifier", seed, folder]:
             warm_up(int(seed), Path(folder))
         case ["train", variant, seed, folder, iterations, *options] if variant in VARIANTS:
