@@ -9,13 +9,13 @@ STEP = """
 import sys
 import torch
 from benchmarks.throughput import network, use_torchs_layers
-from pipeline.models import pooled
+from pipeline.models import pooled_product
 from pipeline.params import RunParams
 
 def refuse(*arguments):
     raise AssertionError("a product")
 
-pooled._PooledProduct.apply = refuse
+pooled_product._PooledProduct.apply = refuse
 if sys.argv[2] == "torch's":
     use_torchs_layers()
 network(RunParams(conv_layer=sys.argv[1]))(torch.zeros(4, 1, 28, 28)).sum().backward()
