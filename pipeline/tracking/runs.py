@@ -49,14 +49,16 @@ def open_run(
     params: dict[str, Any] | None = None,
     tags: dict[str, str] | None = None,
 ) -> Iterator["TrackedRun"]:
-    """Open a run, which ends as `_until_its_end` describes.
+    """Open a run, which is closed at the end of the `with` block.
+
+    The run ends as FINISHED, as KILLED on KeyboardInterrupt, and as FAILED on any other exception.
 
     Under `mlflow run`, MLflow has opened a run already. That run is used if it is in the right
     experiment. Otherwise, as after a bare `mlflow run .`, which opens it in the experiment
     "Default", a new run is opened, and MLflow's run gets a note that points to the new one.
 
     Args:
-        name: of the run; a name that was chosen by `mlflow run --run-name` is kept.
+        name: of the run; one that `mlflow run --run-name` chose is kept, see `has_generated_name`.
         description: Markdown, shown at the top of the run's page; see `for_note`.
         experiment: its name; None means the one that `mlflow run --experiment-name` or
             `MLFLOW_EXPERIMENT_NAME` chose, else `stn-mnist`.
@@ -87,7 +89,7 @@ def open_run(
 def reopen_run(
     run_id: str, description: str, *, params: dict[str, Any], tags: dict[str, str]
 ) -> Iterator["TrackedRun"]:
-    """Continue a run of this project, which ends as `_until_its_end` describes.
+    """Continue a run of this project, which ends as a run of `open_run` does.
 
     Under `mlflow run`, the run that MLflow has opened gets a note that points to the run.
 
@@ -115,9 +117,7 @@ def _until_its_end(
     *,
     unused: Run | None = None,
 ) -> Iterator["TrackedRun"]:
-    """Set a run's tags, log those of the params that it lacks, and end it.
-
-    It ends as FINISHED, as KILLED on KeyboardInterrupt, and as FAILED on any other exception.
+    """Set a run's tags, log those of the params that it lacks, and end it as `open_run` describes.
 
     Args:
         unused: the run that `mlflow run` has opened instead of this one.
