@@ -38,8 +38,9 @@ def compare_runs(
         experiment: see `open_run`.
         by: the parameters that tell the groups apart, a comma list.
         margin: differences up to this one, in percentage points, are treated as negligible.
-        study: the id of a study, or its first characters; None takes all runs. Its runs are judged
-            by the looks that its parent run records.
+        study: the id of a study, or its first characters. Its runs are judged by the looks that
+            its parent run records. None takes all runs, and judges them as those of a study of
+            fixed size; if a study among them has several looks, the comparison says so.
 
     Raises:
         PipelineError: if there is no such experiment, study or parameter, the margin is out
@@ -48,12 +49,13 @@ def compare_runs(
     ensure_store()
     title = current_experiment(experiment)
     runs = training_runs(title)
-    design = None
     if study:
         study, runs = _of_study(runs, study)
-        design = _design_of(study, runs, title, margin)
+        design, missing = _design_of(study, runs, title, margin), None
         title = f"{title}, study {study}"
-    report = comparison_of(runs, title, by, margin, design=design)
+    else:
+        design, missing = None, _looks_left_out(runs, title)
+    report = comparison_of(runs, title, by, margin, missing, design)
     params = {"by": by, "margin": report.margin} | ({"study": study} if study else {})
     files = comparison_files(report)
     markdown = as_markdown(report)
@@ -88,6 +90,19 @@ def _design_of(
             f"run, has a margin of {margin_text(design.margin)} pp; leave the margin out"
         )
     return design
+
+
+def _looks_left_out(runs: list[RecordedRun], experiment: str) -> list[str]:
+    """A line for each study among the runs that has several looks."""
+    lines = []
+    for study in sorted({run.study for run in runs if run.study}):
+        parent = parent_of_study(experiment, study)
+        if parent and (parent.design or len(parent.looks) > 1):
+            lines.append(
+                f"the looks at study {study}, which these verdicts do not allow for; `compare "
+                f"--study {study}` judges its runs by them"
+            )
+    return lines
 
 
 def _of_study(runs: list[RecordedRun], begin: str) -> tuple[str, list[RecordedRun]]:

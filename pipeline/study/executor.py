@@ -2,7 +2,8 @@
 
 An executor decides where and when a task is trained, and knows nothing of the study. It calls
 `on_start` before it trains a task, `train_task` to train it, possibly in another process, and
-`on_end` when the task has ended. `local_processes.py` is the executor for one machine.
+`on_end` when the task has ended. A study with several looks starts an executor for each round.
+`local_processes.py` is the executor for one machine.
 """
 
 import traceback

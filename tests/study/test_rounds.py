@@ -205,6 +205,9 @@ def test_the_command_compare_judges_a_study_by_its_plan():
     compared = compare_runs(None, study=plan.id[:6])
     assert verdict_in(compared.markdown) == verdict_in(done.markdown)
     assert "Looks were planned at 3, 4, 5 and 6 runs of each layer" in compared.markdown
+    assert "Missing" not in compared.markdown
+    everything = compare_runs(None).markdown
+    assert f"Missing: the looks at study {plan.id}, which these verdicts" in everything
     with pytest.raises(PipelineError, match=r"^margin: got 0.2: the plan .* margin of 0.10 pp"):
         compare_runs(None, study=plan.id, margin=0.2)
 
