@@ -35,6 +35,7 @@ def killed_after_the_first_look(checkout, command):
     return output
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_within_its_plan_to_the_same_verdict(checkout):
     reduce_mnist(checkout)
     command = study_command(until="decided", runs=4, margin=0.2, architecture="cnn", **SHORT)

@@ -50,7 +50,14 @@ def insert(block: Block, folder: Path) -> None:
         (folder / place[1]).write_text(block.code)
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize(
+    "section",
+    [
+        # one in `make test`, as each takes half a minute or more; the others in `make test-slow`
+        pytest.param(section, marks=[pytest.mark.slow] if number else [])
+        for number, section in enumerate(SECTIONS)
+    ],
+)
 def test_an_example_trains_is_evaluated_and_compared(checkout: Checkout, section):
     blocks = blocks_of(section)
     code = [block for block in blocks if block.language == "python"]
