@@ -5,7 +5,11 @@ The checks are for a layer of the user's own, but hold for each layer of the tab
 
 import copy
 import importlib
+import io
+import logging
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -131,9 +135,10 @@ def check_export(network: nn.Module, conv_layer: str, image_size: int) -> None:
         images = torch.rand(5, 1, image_size, image_size)
         network = network.eval().requires_grad_(False)
         try:
-            exported = torch.export.export(
-                network, (images[:4],), dynamic_shapes=({0: torch.export.Dim.AUTO},)
-            )
+            with _quiet():
+                exported = torch.export.export(
+                    network, (images[:4],), dynamic_shapes=({0: torch.export.Dim.AUTO},)
+                )
             foreign = _foreign_operators(exported)
             module = exported.module()
             same = all(
@@ -148,6 +153,19 @@ def check_export(network: nn.Module, conv_layer: str, image_size: int) -> None:
         raise _not_exportable(conv_layer, f"it uses the operators {', '.join(foreign)}")
     if not same:
         raise _not_exportable(conv_layer, "the exported network computes something else")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what a failing export logs and prints: the error says it in one line."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _foreign_operators(exported: torch.export.ExportedProgram) -> list[str]:
