@@ -33,11 +33,11 @@ from pipeline.models.conv_layers import (
     entry_of,
     is_own,
 )
+from pipeline.models.layer_sizes import CLASSES
 from pipeline.models.placements import ARCHITECTURES
 from pipeline.models.transforms import TRANSFORMS
 
 TRAINING_IMAGES, TEST_IMAGES = 60_000, 10_000
-CLASSES = 10
 MOST_RUNS = 20  # of each kind, by default, in a study that stops when it is decided
 
 

@@ -27,7 +27,7 @@ MAY_KNOW = {
     "machine": {"tracking"},
     "params": {
         *("data.datasets", "errors"),
-        *("models.conv_layers", "models.placements", "models.transforms"),
+        *("models.conv_layers", "models.layer_sizes", "models.placements", "models.transforms"),
     },
     "presets": {"errors", "models.conv_layers", "params"},
     "data": {"errors", "grids"},
@@ -53,7 +53,8 @@ MAY_KNOW = {
 # what other packages may use, where that is not every module
 OFFERED = {
     "models": {
-        *("build", "conv_layers", "layer_class", "placements", "portable", "stn", "transforms"),
+        *("build", "conv_layers", "layer_class", "layer_sizes", "placements", "portable", "stn"),
+        "transforms",
     },
     "training": {"checkpoint", "loop", "metrics", "network", "run"},
     "comparison": {

@@ -17,5 +17,5 @@ What they are built into:
 - `build`: puts a network together.
 - `portable`: a network as it is registered: raw pixels to probabilities.
 
-Other packages use the tables, `build`, `layer_class`, `portable` and `stn`.
+Other packages use the tables, `build`, `layer_class`, `layer_sizes`, `portable` and `stn`.
 """

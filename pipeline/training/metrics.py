@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, classification_report, confusion_mat
 
 from pipeline.data.datasets import DATASETS, Pose, look_up
 from pipeline.figures.confusion import confusion_matrix_figure
-from pipeline.params import CLASSES
+from pipeline.models.layer_sizes import CLASSES
 from pipeline.tracking.result_files import confusion_to_csv
 from pipeline.tracking.vocabulary import Artifact
 
