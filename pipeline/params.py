@@ -60,6 +60,7 @@ def _layer_name(value: Any) -> Any:
 # What a comparison varies, and what does not change the science: no part of a protocol.
 _VARIED = {"conv_layer", "seed"}
 _NOT_SCIENCE = {"data_dir", "device", "threads", "preset", "experiment"}
+_OF_STEP_SCHEDULE = {"lr_step", "lr_step_iterations", "lr_gamma"}
 IN_PLACE_OF = {"iterations": "epochs", "lr_step_iterations": "lr_step"}  # the former, if not 0
 
 
@@ -84,11 +85,27 @@ class RunParams(BaseModel):
     batch_size: int = Field(64, ge=1, le=TRAINING_IMAGES, description="images per step")
     lr: float = Field(0.01, gt=0, description="learning rate of SGD")
     momentum: float = Field(0.0, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty on all weights, as in torch")
+    schedule: Literal["step", "cosine"] = Field(
+        "step",
+        description="of the learning rate: step decays it by lr_gamma every lr_step epochs; cosine "
+        "lowers it in each step, to 0 at the end",
+    )
     lr_step: int = Field(15, ge=1, description="epochs between two decays of the learning rate")
     lr_step_iterations: int = Field(
         0, ge=0, description="the same in training steps, in place of lr_step; 0 goes by lr_step"
     )
     lr_gamma: float = Field(0.5, gt=0, le=1, description="factor of each decay")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the training target spread evenly over all digits"
+    )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay in each step of an exponential moving average of the weights, which is "
+        "evaluated in their place; 0 keeps no average",
+    )
     seed: int = Field(
         0, ge=0, lt=2**32, description="of initialization, batch order, dropout, validation split"
     )
@@ -203,18 +220,30 @@ class RunParams(BaseModel):
         steps = self.steps_over(images)
         return min(steps, self.iterations - (epoch - 1) * steps) if self.iterations else steps
 
+    def steps_in_all(self, images: int) -> int:
+        """The training steps of the whole training with so many images."""
+        return self.iterations or self.epochs * self.steps_over(images)
+
     def images_of_epoch(self, epoch: int, images: int) -> int:
         """How many of so many training images the steps of that epoch use."""
         return min(self.steps_of_epoch(epoch, images) * self.batch_size, images)
+
+    @property
+    def decays_by_step(self) -> bool:
+        """Whether the learning rate changes with each training step, and not with each epoch."""
+        return self.schedule == "cosine" or self.lr_step_iterations > 0
 
     @property
     def protocol(self) -> dict[str, Any]:
         """The parameters that must agree for two runs to be comparable.
 
         They leave out what a comparison varies (`conv_layer`, `seed`) and what does not change
-        the science (`device`, `experiment`, …, and `epochs` where `iterations` take their place).
+        the science (`device`, `experiment`, …, and what another parameter has replaced, such as
+        `epochs` by `iterations`).
         """
         replaced = {old for new, old in IN_PLACE_OF.items() if getattr(self, new)}
+        if self.schedule == "cosine":
+            replaced |= _OF_STEP_SCHEDULE
         return self.model_dump(exclude=_VARIED | _NOT_SCIENCE | replaced)
 
 

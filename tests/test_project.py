@@ -75,13 +75,14 @@ WITHIN = {
     "models.build": {
         *("conv_layers", "layer_sizes", "layers", "placements", "stn", "transforms"),
     },
-    "training.loop": {"memory"},
+    "training.loop": {"memory", "optimization"},
     "training.metrics": set(),
     "training.checkpoint": {"loop"},
     "training.recorder": {"checkpoint", "loop", "poses"},
     "training.selected": {"loop", "metrics", "poses"},
     "training.run": {
-        *("checkpoint", "collapse", "loop", "network", "poses", "recorder", "selected"),
+        *("checkpoint", "collapse", "loop", "network", "optimization"),
+        *("poses", "recorder", "selected"),
     },
     "comparison.groups": {"statistics"},
     "comparison.pairs": {"planning", "statistics"},

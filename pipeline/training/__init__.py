@@ -2,6 +2,7 @@
 
 - `run`: one training as one MLflow run, from the parameters to the registered model.
 - `loop`: epochs, learning rate, which epoch is best. No MLflow, no files.
+- `optimization`: the optimizer, the schedule of the learning rate, an average of the weights.
 - `recorder`: what a run keeps of each epoch.
 - `collapse`: whether a training has collapsed.
 - `checkpoint`: the file from which an interrupted run continues.

@@ -18,17 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, StepLR
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
 from pipeline.data.augmentation import augment
 from pipeline.data.batches import normalize, shuffled_batches
 from pipeline.data.distortions import distort
 from pipeline.data.mnist import Digits
 from pipeline.errors import PipelineError
-from pipeline.models.stn import SpatialTransformerNetwork, localization_parameters
 from pipeline.params import RunParams
 from pipeline.tracking.vocabulary import Metric
 from pipeline.training.memory import keep_freed_memory
+from pipeline.training.optimization import lr_schedule, sgd
 
 EVALUATION_BATCH = 250  # images per forward pass, to bound the memory; results do not depend on it
 
@@ -43,7 +44,7 @@ class BestEpoch:
 
     accuracy, loss: on the selection set, accuracy as a fraction. The selection set is the
         validation images where there are some, else the test set, which makes both optimistic.
-    weights: the network's `state_dict` after that epoch.
+    weights: the `state_dict` after that epoch, of the averaged network where there is one.
     """
 
     epoch: int
@@ -61,6 +62,7 @@ class TrainingState:
     best: the best epoch so far.
     history: the metrics of each epoch so far; see `train`.
     random: the state of torch's random number generators, of the CPU and of each GPU.
+    averaged: the `state_dict` of the averaged network, if there is one.
     """
 
     model: dict[str, Any]
@@ -69,6 +71,7 @@ class TrainingState:
     best: BestEpoch
     history: list[dict[str, float]]
     random: dict[str, Any]
+    averaged: dict[str, Any] | None = None
 
     @property
     def epoch(self) -> int:
@@ -82,6 +85,7 @@ def train(
     test_set: Digits,
     params: RunParams,
     *,
+    averaged: AveragedModel | None = None,
     validation_set: Digits | None = None,
     on_epoch_end: Callable[[TrainingState], None] = lambda state: None,
     resume_from: TrainingState | None = None,
@@ -93,9 +97,10 @@ def train(
         train_set: the digits as stored, uint8 to save memory. Each batch is distorted as
             `params.dataset` says, and normalized, when it is used.
         test_set, validation_set: uint8, distorted already.
-        params: dataset, epochs, iterations, batch_size, augmentation, lr, localization_lr_scale,
-            momentum, lr_step, lr_step_iterations and lr_gamma are read. With `iterations`, the last
-            epoch may be cut short.
+        params: dataset, augmentation, label_smoothing, and those of the length, the optimizer and
+            the schedule are read. With `iterations`, the last epoch may be cut short.
+        averaged: follows the weights; see `optimization.averaged_model`. With it, the averaged
+            network is evaluated and selected, and `model` is only trained.
         on_epoch_end: called after each epoch. The epoch's metrics, `state.history[-1]`, are
             `train_loss` and `train_accuracy` (means over the epoch's images, with dropout),
             `test_loss` and `test_accuracy`, with a validation set `val_loss` and `val_accuracy`,
@@ -112,26 +117,27 @@ def train(
         PipelineError: if a weight is no longer a finite number, or `resume_from` is of a network
             with other layers.
     """
-    optimizer = torch.optim.SGD(
-        _parameter_groups(model, params), lr=params.lr, momentum=params.momentum, fused=True
-    )
-    schedule = StepLR(optimizer, params.lr_step_iterations or params.lr_step, params.lr_gamma)
+    optimizer = sgd(model, params)
+    schedule = lr_schedule(optimizer, params, len(train_set.labels))
     state = resume_from
     if state is not None:
-        _restore(state, model, optimizer, schedule)
+        _restore(state, model, averaged, optimizer, schedule)
+    evaluated = model if averaged is None else averaged.module
     first_epoch = state.epoch + 1 if state else 1
     for epoch in range(first_epoch, params.epochs_over(len(train_set.labels)) + 1):
         start = time.perf_counter()
-        metrics = _train_steps(model, train_set, optimizer, params, schedule, epoch=epoch)
+        metrics = _train_steps(
+            model, train_set, optimizer, params, schedule, epoch=epoch, averaged=averaged
+        )
         _check_finite(model, params, epoch=epoch, train_loss=metrics[Metric.TRAIN_LOSS])
-        selection_loss, selection_accuracy = evaluate(model, test_set, params.dataset)
+        selection_loss, selection_accuracy = evaluate(evaluated, test_set, params.dataset)
         metrics |= {Metric.TEST_LOSS: selection_loss, Metric.TEST_ACCURACY: selection_accuracy}
         if validation_set is not None:  # then it selects
-            selection_loss, selection_accuracy = evaluate(model, validation_set, params.dataset)
+            selection_loss, selection_accuracy = evaluate(evaluated, validation_set, params.dataset)
             metrics |= {Metric.VAL_LOSS: selection_loss, Metric.VAL_ACCURACY: selection_accuracy}
         best = state.best if state else None
         if best is None or selection_accuracy >= best.accuracy:
-            weights = copy.deepcopy(model.state_dict())
+            weights = copy.deepcopy(evaluated.state_dict())
             best = BestEpoch(epoch, selection_accuracy, selection_loss, weights)
         metrics[Metric.EPOCH_SECONDS] = time.perf_counter() - start
         state = TrainingState(
@@ -141,6 +147,7 @@ def train(
             best=best,
             history=[*(state.history if state else []), metrics],
             random=_random_state(),
+            averaged=None if averaged is None else averaged.state_dict(),
         )
         on_epoch_end(state)
 
@@ -149,7 +156,11 @@ def train(
 
 
 def _restore(
-    state: TrainingState, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler
+    state: TrainingState,
+    model: nn.Module,
+    averaged: AveragedModel | None,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
 ) -> None:
     """Take up a training where it stood.
 
@@ -158,6 +169,8 @@ def _restore(
     """
     try:
         model.load_state_dict(state.model)
+        if averaged is not None and state.averaged is not None:
+            averaged.load_state_dict(state.averaged)
     except RuntimeError as error:  # names each weight that is missing or too much
         raise PipelineError(
             "the checkpoint does not fit the network: another version of the pipeline saved "
@@ -183,10 +196,10 @@ def _train_steps(
     schedule: LRScheduler,
     *,
     epoch: int,
+    averaged: AveragedModel | None,
 ) -> dict[str, float]:
     """The training steps of an epoch and its decay of the learning rate; their metrics."""
     image_count = len(train_set.labels)
-    decays_by_step = params.lr_step_iterations > 0
     learning_rate = float(schedule.get_last_lr()[0])
     start = time.perf_counter()
     metrics = train_epoch(
@@ -195,12 +208,13 @@ def _train_steps(
         optimizer,
         params,
         steps=params.steps_of_epoch(epoch, image_count),
-        schedule=schedule if decays_by_step else None,
+        schedule=schedule if params.decays_by_step else None,
+        averaged=averaged,
     )
     seconds = time.perf_counter() - start
     metrics[Metric.IMAGES_PER_SECOND] = params.images_of_epoch(epoch, image_count) / seconds
     metrics[Metric.LEARNING_RATE] = learning_rate
-    if not decays_by_step:
+    if not params.decays_by_step:
         schedule.step()
     return metrics
 
@@ -215,17 +229,6 @@ def _check_finite(model: nn.Module, params: RunParams, *, epoch: int, train_loss
         )
 
 
-def _parameter_groups(model: nn.Module, params: RunParams) -> list[dict[str, Any]]:
-    """The optimizer's parameter groups: two if the localization network's learning rate differs."""
-    if params.localization_lr_scale == 1 or not isinstance(model, SpatialTransformerNetwork):
-        return [{"params": list(model.parameters())}]
-    own = localization_parameters(model)
-    known = set(own)
-    others = [parameter for parameter in model.parameters() if parameter not in known]
-    scaled = [{"params": own, "lr": params.lr * params.localization_lr_scale}] if own else []
-    return [{"params": others}, *scaled]
-
-
 def train_epoch(
     model: nn.Module,
     train_set: Digits,
@@ -234,15 +237,18 @@ def train_epoch(
     *,
     steps: int | None = None,
     schedule: LRScheduler | None = None,
+    averaged: AveragedModel | None = None,
 ) -> dict[str, float]:
     """One pass over the training images, in random order.
 
     Args:
         steps: the pass ends after this number of steps; None uses all images.
         schedule: of the learning rate; it advances with each step.
+        averaged: follows the weights after each step.
 
     Returns:
-        `train_loss` and `train_accuracy`, means over the images used, with dropout.
+        `train_loss` and `train_accuracy`, means over the images used, with dropout; the loss also
+        with label smoothing.
     """
     keep_freed_memory()
     model.train()
@@ -254,10 +260,12 @@ def train_epoch(
         if params.augmentation == "affine":
             images = augment(images)
         logits = model(images)
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=params.label_smoothing)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        if averaged is not None:
+            averaged.update_parameters(model)
         if schedule is not None:
             schedule.step()
         count += len(labels)

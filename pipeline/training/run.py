@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from pipeline.data.mnist import Digits
 from pipeline.errors import PipelineError
 from pipeline.machine import continued, machine_tags
 from pipeline.models.conv_layers import is_own, parts_of, source_of
+from pipeline.models.stn import SpatialTransformerNetwork
 from pipeline.params import RunParams, model_aliases
 from pipeline.presets import protocol_label
 from pipeline.tracking.recorded import recorded_run
@@ -26,6 +28,7 @@ from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.collapse import IMAGES, collapse_reason
 from pipeline.training.loop import train
 from pipeline.training.network import build_network, check_network
+from pipeline.training.optimization import averaged_model
 from pipeline.training.poses import eight_poses
 from pipeline.training.recorder import EpochRecorder
 from pipeline.training.selected import TrainedModel, log_selected_model
@@ -157,18 +160,20 @@ def _train(
     torch.manual_seed(params.seed)
     network = build_network(params)
     network.to(device).to(memory_format=torch.channels_last)
+    averaged = averaged_model(network, params)
+    evaluated = network if averaged is None else cast(SpatialTransformerNetwork, averaged.module)
     poses = eight_poses(params.dataset, test_digits, train_digits.images)
     # a study shows the progress of its trainings itself
     disable = True if run_of_study else None  # None: where the output is no terminal
     with tqdm(total=params.planned_epochs, unit="epoch", disable=disable) as bar:
         recorder = EpochRecorder(
             run,
-            network,
+            evaluated,
             params,
             poses=poses,
             collapse_reason=partial(
                 collapse_reason,
-                network,
+                evaluated,
                 params,
                 train_labels=train_set.labels,
                 images=selection_set.images[:IMAGES],
@@ -182,6 +187,7 @@ def _train(
             train_set.to(device),
             test_set.to(device),
             params,
+            averaged=averaged,
             validation_set=None if validation_set is None else validation_set.to(device),
             on_epoch_end=recorder.record,
             resume_from=checkpoint.state if checkpoint else None,

@@ -1,4 +1,5 @@
 import copy
+import math
 import platform
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pipeline.params import RunParams
 from pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.training.loop import evaluate, train
 from pipeline.training.network import build_network
+from pipeline.training.optimization import averaged_model
 
 
 def fit(some_digits, conv_layer="conv2d", validation=None, **settings):
@@ -75,6 +77,50 @@ def test_iterations_end_the_training_within_an_epoch_and_decay_the_learning_rate
                 parameter -= 0.08 * 0.5 ** (step // 3) * parameter.grad
         by_hand.zero_grad()
     torch.testing.assert_close(model[1].weight, by_hand[1].weight)
+
+
+def test_cosine_schedule_label_smoothing_weight_decay_and_average_by_hand(some_digits):
+    """4 steps an epoch, 2 epochs; the network that is evaluated is the averaged one."""
+    train_set, test_set = some_digits
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    by_hand = copy.deepcopy(model)
+    smoothing, decay, ema_decay = 0.1, 0.01, 0.7
+    params = RunParams(
+        epochs=2,
+        lr=0.08,
+        schedule="cosine",
+        batch_size=500,
+        label_smoothing=smoothing,
+        weight_decay=decay,
+        ema_decay=ema_decay,
+    )
+    averaged = averaged_model(model, params)
+    torch.manual_seed(0)
+    state = train(model, train_set, test_set, params, averaged=averaged)
+
+    rates = [0.08 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    assert [m["learning_rate"] for m in state.history] == pytest.approx([rates[0], rates[4]])
+
+    torch.manual_seed(0)
+    order = torch.cat([torch.randperm(2000) for _ in range(2)])
+    average = None
+    for rate, chosen in zip(rates, order.split(500), strict=True):
+        logits = by_hand(normalize("mnist", train_set.images[chosen]))
+        targets = torch.nn.functional.one_hot(train_set.labels[chosen], 10)
+        targets = (1 - smoothing) * targets + smoothing / 10
+        (-(targets * logits.log_softmax(1)).sum(1).mean()).backward()
+        with torch.no_grad():
+            for parameter in by_hand.parameters():
+                parameter -= rate * (parameter.grad + decay * parameter)
+        by_hand.zero_grad()
+        now = by_hand[1].weight.detach().clone()
+        average = now if average is None else ema_decay * average + (1 - ema_decay) * now
+    torch.testing.assert_close(model[1].weight, by_hand[1].weight)
+    torch.testing.assert_close(averaged.module[1].weight, average)
+    assert evaluate(averaged.module, test_set, "mnist") == (
+        state.history[-1]["test_loss"],
+        state.history[-1]["test_accuracy"],
+    )
 
 
 def test_one_step_of_sgd_by_hand(some_digits):
@@ -167,9 +213,10 @@ def test_a_diverging_run_ends_with_what_to_do(some_digits):
 def test_a_training_that_goes_on_from_its_checkpoint_is_the_same_bit_by_bit(
     some_digits, tmp_path, conv_layer, by_epochs
 ):
-    """Through a file and back, with all that keeps a state: momentum, decays, warps, norms."""
+    """Through a file and back, with all that keeps a state: momentum, decays, warps, averages."""
     if by_epochs:
-        schedule = {"epochs": 4, "lr_step": 1, "augmentation": "affine"}
+        schedule = {"epochs": 4, "schedule": "cosine", "augmentation": "affine"}
+        schedule |= {"ema_decay": 0.9}
     else:  # three epochs and a half
         schedule = {"iterations": 110, "lr_step_iterations": 40, "dataset": "rotated"}
         schedule |= {"architecture": "stn-sl1", "localization_lr_scale": 0.5}
@@ -183,13 +230,15 @@ def test_a_training_that_goes_on_from_its_checkpoint_is_the_same_bit_by_bit(
 
     torch.manual_seed(1)
     straight = model()
-    expected = train(straight, *some_digits, params, on_epoch_end=save)
+    average = averaged_model(straight, params)
+    expected = train(straight, *some_digits, params, averaged=average, on_epoch_end=save)
 
     torch.manual_seed(99)  # whatever the new process drew before
     resumed = model()
     checkpoint = load_checkpoint(tmp_path / "2.pt")
     assert checkpoint.state.epoch == 2
-    state = train(resumed, *some_digits, params, resume_from=checkpoint.state)
+    average = averaged_model(resumed, params)
+    state = train(resumed, *some_digits, params, averaged=average, resume_from=checkpoint.state)
 
     for metric in ("train_loss", "train_accuracy", "test_loss", "learning_rate"):
         assert [m[metric] for m in state.history] == [m[metric] for m in expected.history]
