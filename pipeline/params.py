@@ -38,6 +38,7 @@ from pipeline.models.placements import ARCHITECTURES
 from pipeline.models.transforms import TRANSFORMS
 
 TRAINING_IMAGES, TEST_IMAGES = 60_000, 10_000
+MOST_EPOCHS, MOST_STEPS = 10**6, 10**9  # months on this scale; larger numbers are typing errors
 MOST_RUNS = 20  # of each kind, by default, in a study that stops when it is decided
 
 
@@ -78,9 +79,12 @@ class RunParams(BaseModel):
         description="convolution inside the localization network; of a cnn, in all of it; "
         "module:Class is a layer of your own",
     )
-    epochs: int = Field(30, ge=1, description="passes over the training images")
+    epochs: int = Field(30, ge=1, le=MOST_EPOCHS, description="passes over the training images")
     iterations: int = Field(
-        0, ge=0, description="training steps, in place of epochs; 0 trains for epochs"
+        0,
+        ge=0,
+        le=MOST_STEPS,
+        description="training steps, in place of epochs; 0 trains for epochs",
     )
     batch_size: int = Field(64, ge=1, le=TRAINING_IMAGES, description="images per step")
     lr: float = Field(0.01, gt=0, description="learning rate of SGD")
@@ -91,9 +95,14 @@ class RunParams(BaseModel):
         description="of the learning rate: step decays it by lr_gamma every lr_step epochs; cosine "
         "lowers it in each step, to 0 at the end",
     )
-    lr_step: int = Field(15, ge=1, description="epochs between two decays of the learning rate")
+    lr_step: int = Field(
+        15, ge=1, le=MOST_EPOCHS, description="epochs between two decays of the learning rate"
+    )
     lr_step_iterations: int = Field(
-        0, ge=0, description="the same in training steps, in place of lr_step; 0 goes by lr_step"
+        0,
+        ge=0,
+        le=MOST_STEPS,
+        description="the same in training steps, in place of lr_step; 0 goes by lr_step",
     )
     lr_gamma: float = Field(0.5, gt=0, le=1, description="factor of each decay")
     label_smoothing: float = Field(
@@ -168,13 +177,6 @@ class RunParams(BaseModel):
         min_length=1,
         description="MLflow experiment; by default the one MLflow was told, else stn-mnist",
     )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_value(cls, value: Any) -> Any:
-        if isinstance(value, bool):  # YAML's yes and no; pydantic would take them for 1 and 0
-            raise ValueError("must not be true or false")
-        return value
 
     @field_validator("validation_size")
     @classmethod
@@ -338,10 +340,15 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         name = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
         faults.append(
-            f"{name}: got {fault['input']!r}: {message[0].lower()}{message[1:]}; "
+            f"{name}: got {shortened(repr(fault['input']))}: {message[0].lower()}{message[1:]}; "
             f"allowed: {allowed_values(name, model)}"
         )
     return "; ".join(faults)
+
+
+def shortened(text: str) -> str:
+    """A text for an error message, without its end if it is long."""
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def allowed_values(name: str, model: type[BaseModel] = RunParams) -> str:

@@ -3,9 +3,13 @@
 A preset describes a protocol, for a study as for a single training. `runs`, `margin` and the other
 parameters of a study in it say how many trainings a study consists of and how it compares them; a
 single training has no use for them and leaves them out.
+
+The values in a preset are read as text, as on the command line. YAML's own types would read some
+numbers otherwise than they are written, such as `1:30` as 90.
 """
 
 import difflib
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ import yaml
 
 from pipeline.errors import PipelineError
 from pipeline.models.conv_layers import pinned
-from pipeline.params import IN_PLACE_OF, RunParams, StudyParams, validated
+from pipeline.params import IN_PLACE_OF, RunParams, StudyParams, shortened, validated
 
 # the parameters of a run of which a study takes one value, never a list
 _NO_LIST = {"preset", "experiment", "data_dir", "device", "threads"}
@@ -34,10 +38,11 @@ def resolve(given: dict[str, Any]) -> RunParams:
     preset = _of_a_run(without_replaced(preset_of(given), given))
     for name, value in preset.items():
         if _is_list(value):
-            first = values_of(name, value)[0]
+            values = values_of(name, value)
+            listed = shortened(",".join(map(str, values)))
             raise PipelineError(
-                f"preset {given['preset']}: {name} is a list, {value}, which is for a study; for "
-                f"one training, choose: --{name} {first}"
+                f"preset {given['preset']}: {name} is a list, {listed}, which is for a study; "
+                f"for one training, choose: --{name} {values[0]}"
             )
     return complete({**preset, **given})
 
@@ -113,7 +118,9 @@ def values_of(name: str, value: Any) -> list[Any]:
     values = value if isinstance(value, list) else str(value).split(",")
     values = [v.strip() if isinstance(v, str) else v for v in values]
     if not values or "" in values:
-        raise PipelineError(f"{name}: got {value!r}: an empty value; write value,value,…")
+        raise PipelineError(
+            f"{name}: got {shortened(repr(value))}: an empty value; write value,value,…"
+        )
     return values
 
 
@@ -123,8 +130,27 @@ def read_preset(path: str) -> dict[str, Any]:
     Raises:
         PipelineError: if it cannot be read, is no mapping, or has a key that is no parameter.
     """
+    content = _read_yaml(path)
+    known_keys = [n for n in (*RunParams.model_fields, *StudyParams.model_fields) if n != "preset"]
+    for key in content:
+        if key not in known_keys:
+            near = difflib.get_close_matches(str(key), known_keys, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "allowed: " + ", ".join(known_keys)
+            raise PipelineError(f"preset {path}: unknown parameter {key}; {hint}")
+    return content
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    """The keys of a YAML file and their values: a text, None, or a list of these.
+
+    Raises:
+        PipelineError: if the file cannot be read, or is not lines of `key: value`.
+    """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if Path(path).exists() and not Path(path).is_file():
+            raise OSError(None, "not a file")  # a FIFO would be waited for
+        # the nodes of a document, without the objects that YAML's tags would make of them
+        document = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(sorted(str(p) for p in Path("params").glob("*.yaml")))
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
@@ -133,16 +159,43 @@ def read_preset(path: str) -> dict[str, Any]:
         ) from None
     except yaml.YAMLError as error:
         raise PipelineError(f"preset {path}: not YAML: {' '.join(str(error).split())}") from None
-    content = {} if content is None else content
-    if not isinstance(content, dict):
+    except RecursionError:
+        raise PipelineError(f"preset {path}: nested too deeply") from None
+    if document is None:
+        return {}
+    if not isinstance(document, yaml.MappingNode):
         raise PipelineError(f"preset {path}: must be lines of `parameter: value`")
-    known_keys = [n for n in (*RunParams.model_fields, *StudyParams.model_fields) if n != "preset"]
-    for key in content:
-        if key not in known_keys:
-            near = difflib.get_close_matches(str(key), known_keys, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "allowed: " + ", ".join(known_keys)
-            raise PipelineError(f"preset {path}: unknown parameter {key}; {hint}")
+    content: dict[str, Any] = {}
+    for key, value in document.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise PipelineError(f"preset {path}: must be lines of `parameter: value`")
+        if key.value in content:
+            raise PipelineError(f"preset {path}: {key.value} is given twice; give it once")
+        try:
+            is_list = isinstance(value, yaml.SequenceNode)
+            content[key.value] = list(map(_text, value.value)) if is_list else _text(value)
+        except ValueError as error:
+            raise PipelineError(f"preset {path}: {key.value}: {error}") from None
     return content
+
+
+def _text(node: yaml.Node) -> str | None:
+    """The value of a node as it is written; None for `null`, `~` or nothing.
+
+    Raises:
+        ValueError: if it is no single value, may be read in more ways than one, or cannot be shown.
+    """
+    if not isinstance(node, yaml.ScalarNode):
+        raise ValueError("must be a value or a list of values")
+    text = node.value
+    is_plain = node.style is None  # not in quotes
+    if is_plain and node.tag == "tag:yaml.org,2002:null":
+        return None
+    if is_plain and re.fullmatch(r"[-+]?0[0-9_]+", text):  # octal in YAML 1.1, decimal in YAML 1.2
+        raise ValueError(f"got {shortened(text)}: a number must not begin with 0")
+    if not text.isprintable():
+        raise ValueError(f"got {shortened(repr(text))}: must be one line of printable characters")
+    return text
 
 
 def _is_list(value: Any) -> bool:

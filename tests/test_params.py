@@ -56,8 +56,19 @@ def test_a_wrong_value_is_named_with_what_is_allowed(given, words):
         ("preset: other.yaml", ["unknown parameter preset"]),
         ("- epochs", ["parameter: value"]),
         ("epochs: [", ["not YAML"]),
-        ("epochs: yes", ["epochs", "true or false"]),
-        ("conv_layer: {a: b}", ["conv_layer", "conv2d"]),
+        ("epochs: yes", ["epochs: got 'yes'", "an integer >= 1"]),
+        ("epochs: 1:30", ["epochs: got '1:30'", "an integer >= 1"]),
+        ("epochs: 010", ["epochs: got 010", "must not begin with 0"]),
+        ("epochs: 1\nlr: 1\nepochs: 2", ["epochs is given twice"]),
+        ("lr: 2001-99-99", ["lr: got '2001-99-99'"]),
+        ("lr: !!int abc", ["lr: got 'abc'"]),
+        ("lr: !!python/object/apply:os.getcwd []", ["lr: got []: an empty value"]),
+        ("epochs: " + "9" * 5000, ["epochs: got '99999", "…: unable to parse"]),
+        ("iterations: 1" + "0" * 400, ["iterations: got", "<= 1000000000"]),
+        ("lr: " + "[" * 2000, ["nested too deeply"]),
+        ("lr: [[1]]", ["lr: must be a value or a list of values"]),
+        ('data_dir: "a\\0b"', ["data_dir: got 'a\\x00b'"]),
+        ("conv_layer: {a: b}", ["conv_layer: must be a value or a list of values"]),
         ("epochs: 0", ["mine.yaml", "epochs", ">= 1"]),
     ],
 )
@@ -268,7 +279,7 @@ def test_every_preset_is_a_study_whose_networks_can_be_built(path):
 def test_a_wrong_value_in_a_preset_names_the_preset(preset):
     path = preset("epochs: 0\n")
     for function in (resolve, resolve_study):
-        with pytest.raises(PipelineError, match=r"preset .*mine.yaml: epochs: got 0"):
+        with pytest.raises(PipelineError, match=r"preset .*mine.yaml: epochs: got '0'"):
             function({"preset": path, "epochs": "3"})
 
 
