@@ -39,7 +39,8 @@ def has_generated_name(run: Run) -> bool:
     that form cannot be told from a generated one.
     """
     name = run.info.run_name
-    return len(name) <= 20 and re.fullmatch(r"[a-z]{3,}-[a-z]{3,}-\d{1,4}", name) is not None
+    form = r"[a-z]{3,}-([a-z]{3,}|ox)-\d{1,4}"  # MLflow's only word of two letters
+    return len(name) <= 20 and re.fullmatch(form, name) is not None
 
 
 def source_tags(opened: Run) -> dict[str, str]:
