@@ -109,10 +109,11 @@ WITHIN = {
     "tracking.experiments": {"links", "project_run", "store", "views", "vocabulary"},
     "tracking.links": {"store", "views"},
     "tracking.project_run": {"links", "store"},
+    "tracking.histories": {"vocabulary"},
     "tracking.recorded": {"links", "store", "vocabulary"},
     "tracking.registry": {"store", "vocabulary"},
     "tracking.runs": {
-        *("experiments", "links", "project_run", "recorded", "store", "vocabulary"),
+        *("experiments", "histories", "links", "project_run", "store", "vocabulary"),
     },
     "tracking.ui": {"experiments", "links", "store"},
     "tracking.views": {"vocabulary"},

@@ -10,7 +10,8 @@ from pipeline.comparison import statistics
 from pipeline.comparison.statistics import Summary
 from pipeline.machine import ran_on
 from pipeline.params import TEST_IMAGES, RunParams, kind_of
-from pipeline.tracking.recorded import RecordedRun, artifact_bytes, artifact_text, metric_histories
+from pipeline.tracking.histories import metric_histories
+from pipeline.tracking.recorded import RecordedRun, artifact_bytes, artifact_text
 from pipeline.tracking.result_files import (
     Poses,
     confusion_from_csv,
@@ -158,19 +159,21 @@ def _champion(runs: list[RunResult], selection: str) -> RunResult:
     Both are those of the selected epoch. Runs that have not logged them are judged by the test
     images.
     """
-    metrics = {
+    accuracy_of, loss_of = {
         "test": (Metric.TEST_ACCURACY, Metric.TEST_LOSS),
         "validation": (Metric.VAL_ACCURACY, Metric.VAL_LOSS),
     }[selection]
-    accuracies, losses = (
-        metric_histories([run.run_id for run in runs], metric) for metric in metrics
-    )
-
-    def rank(run: RunResult) -> tuple[float, float]:
-        accuracy = accuracies[run.run_id].get(run.best_epoch, run.accuracy)
-        return accuracy, -losses[run.run_id].get(run.best_epoch, run.loss)
-
-    return max(runs, key=rank)
+    if accuracy_of in CURVES:
+        accuracies = {run.run_id: run.curves.get(accuracy_of, {}) for run in runs}
+    else:
+        accuracies = metric_histories([run.run_id for run in runs], accuracy_of)
+    selected = [accuracies[run.run_id].get(run.best_epoch, run.accuracy) for run in runs]
+    highest = max(selected)
+    best = [run for run, accuracy in zip(runs, selected, strict=True) if not accuracy < highest]
+    if len(best) == 1:
+        return best[0]
+    losses = metric_histories([run.run_id for run in best], loss_of)
+    return min(best, key=lambda run: losses[run.run_id].get(run.best_epoch, run.loss))
 
 
 def _summary(fractions: list[float]) -> Summary:

@@ -1,5 +1,6 @@
 """The pictures of a comparison: accuracies and learning curves of groups of runs."""
 
+from collections import Counter
 from textwrap import wrap
 from typing import NamedTuple
 
@@ -45,7 +46,11 @@ def comparison_figure(
     for axes, (label, groups) in zip(panels, protocols.items(), strict=True):
         for place, (percent, mean, low, high) in enumerate(groups.values()):
             # a run does not hide another one of the same accuracy
-            level = [percent[:number].count(value) % 6 for number, value in enumerate(percent)]
+            seen: Counter[float] = Counter()
+            level = []
+            for value in percent:
+                level.append(seen[value] % 6)
+                seen[value] += 1
             y = place - 0.14 - 0.09 * np.array(level)
             axes.plot(percent, y, "o", color="black", fillstyle="none", label="one run")
             # without an interval, as of one run alone, the mean stands by itself

@@ -9,7 +9,8 @@ import time
 from tqdm import tqdm
 
 from pipeline.study.executor import Task
-from pipeline.tracking.recorded import RecordedRun, last_epoch, recorded_run
+from pipeline.tracking.histories import last_epoch
+from pipeline.tracking.recorded import RecordedRun, recorded_run
 from pipeline.tracking.runs import TrackedRun
 from pipeline.tracking.vocabulary import Metric, Tag
 

@@ -1,7 +1,8 @@
-"""Find runs in the store, and read their metrics and files."""
+"""Find runs in the store, and read what they have recorded, and their files."""
 
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from pipeline.errors import PipelineError
 from pipeline.tracking.links import run_page
 from pipeline.tracking.store import without_credentials
 from pipeline.tracking.vocabulary import Metric, Tag
+
+RUNS_AT_ONCE = 1000  # that the store is asked for; a server sends some 5 KB of each
 
 
 @dataclass(frozen=True)
@@ -156,19 +159,31 @@ def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun
     Raises:
         PipelineError: if there is no such experiment.
     """
-    if mlflow.get_experiment_by_name(experiment) is None:
+    found = mlflow.get_experiment_by_name(experiment)
+    if found is None:
         uri = without_credentials(mlflow.get_tracking_uri())
         raise PipelineError(f"there is no experiment {experiment} in {uri}")
     condition = f"tags.`{Tag.PROTOCOL}` != ''"
     if study:
         condition += f" and tags.`{Tag.STUDY}` = '{study}'"
-    runs = mlflow.search_runs(
-        experiment_names=[experiment],
-        filter_string=condition,
-        order_by=["attributes.start_time ASC"],
-        output_format="list",
-    )
-    return [_recorded(run) for run in runs]
+    return [_recorded(run) for run in _oldest_first(found.experiment_id, condition, RUNS_AT_ONCE)]
+
+
+def _oldest_first(experiment_id: str, condition: str, page_size: int) -> Iterator[Run]:
+    """The runs that meet a condition, read page by page."""
+    client, token = mlflow.MlflowClient(), None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            condition,
+            max_results=page_size,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _recorded(run: Run) -> RecordedRun:
@@ -191,53 +206,15 @@ def _tagged_layer(run: Run) -> dict[str, str]:
 
 def parent_of_study(experiment: str, study: str) -> RecordedRun | None:
     """The parent run of a study; None if the study has not been started before."""
-    if mlflow.get_experiment_by_name(experiment) is None:
+    found = mlflow.get_experiment_by_name(experiment)
+    if found is None:
         return None
-    found = mlflow.search_runs(
-        experiment_names=[experiment],
-        filter_string=f"tags.`{Tag.STUDY}` = '{study}'",
-        order_by=["attributes.start_time ASC"],
-        output_format="list",
-    )
-    for run in found:
+    condition = f"tags.`{Tag.STUDY}` = '{study}'"
+    # it was created before the runs below it, so that it is among the first
+    for run in _oldest_first(found.experiment_id, condition, 10):
         if MLFLOW_PARENT_RUN_ID not in run.data.tags:
             return _recorded(run)
     return None
-
-
-def last_epoch(run_id: str) -> tuple[int, float]:
-    """The last epoch that a training run has logged, and its test accuracy.
-
-    Returns:
-        (0, 0.0) if it has not logged an epoch.
-    """
-    history = metric_history(run_id, Metric.TEST_ACCURACY)
-    last = max(history, default=0)
-    return last, history.get(last, 0.0)
-
-
-def metric_history(run_id: str, name: str) -> dict[int, float]:
-    """A metric's value at each step, in the order of the steps.
-
-    If a step was logged twice, it has the later value.
-    """
-    history = mlflow.MlflowClient().get_metric_history(run_id, name)
-    return {m.step: m.value for m in sorted(history, key=lambda m: (m.step, m.timestamp))}
-
-
-def metric_histories(run_ids: list[str], name: str) -> dict[str, dict[int, float]]:
-    """The `metric_history` of each run, by run id.
-
-    A store in a database needs one query for all of them; a query for each run would take 2 ms.
-    """
-    store = mlflow.MlflowClient()._tracking_client.store
-    if not hasattr(store, "get_metric_history_bulk"):  # such as a tracking server
-        return {run_id: metric_history(run_id, name) for run_id in run_ids}
-    history: dict[str, dict[int, float]] = {run_id: {} for run_id in run_ids}
-    found = store.get_metric_history_bulk(run_ids, name, max_results=None)
-    for metric in sorted(found, key=lambda metric: (metric.step, metric.timestamp)):
-        history[metric.run_id][metric.step] = metric.value
-    return history
 
 
 def artifact_text(run_id: str, name: str) -> str | None:

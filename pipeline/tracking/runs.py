@@ -21,6 +21,7 @@ from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from pipeline.tracking.experiments import current_experiment, experiment_id_of
+from pipeline.tracking.histories import metric_history
 from pipeline.tracking.links import run_page
 from pipeline.tracking.project_run import (
     has_generated_name,
@@ -29,7 +30,6 @@ from pipeline.tracking.project_run import (
     project_run,
     source_tags,
 )
-from pipeline.tracking.recorded import metric_history
 from pipeline.tracking.store import first_line, one_process_at_a_time
 from pipeline.tracking.vocabulary import Metric, Tag
 

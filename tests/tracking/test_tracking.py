@@ -8,8 +8,6 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.tracking.recorded import (
     artifact_text,
-    metric_histories,
-    metric_history,
     recorded_run,
     training_runs,
 )
@@ -185,14 +183,6 @@ def test_what_a_run_logged_is_read_back(store):
     assert not recorded.has_results
     assert (recorded.protocol_label, recorded.study) == ("x", "")
     assert recorded_run(run.run_id) == recorded
-    history = metric_history(run.run_id, "test_accuracy")
-    assert list(history.items()) == [(1, 0.55), (2, 0.6), (3, 0.7)]
-    assert metric_history(run.run_id, "no_metric") == {}
-    with open_run("another", "") as another:
-        pass
-    histories = metric_histories([run.run_id, another.run_id], "test_accuracy")
-    assert histories == {run.run_id: history, another.run_id: {}}
-    assert list(histories[run.run_id]) == [1, 2, 3]
     assert artifact_text(run.run_id, "notes.txt") == "ä\n"
     assert artifact_text(run.run_id, "nothing.txt") is None
 
