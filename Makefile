@@ -12,8 +12,8 @@ RUN := $(BIN)/mlflow run . --env-manager local --experiment-name $(EXPERIMENT)
 GIVEN := $(addprefix -P ,$(filter $(addsuffix %,a b c d e f g h i j k l m n o p q r s t u v w x y z),\
   $(MAKEOVERRIDES)))
 
-.PHONY: help setup lock hooks store train study evaluate compare ui lint test test-slow coverage \
-  test-latest test-lowest browser bench calibration
+.PHONY: help setup lock hooks store train study evaluate compare ui server lint test test-slow \
+  coverage test-latest test-lowest browser postgres bench calibration
 
 help:
 	@echo "make train [CONV_LAYER=coordconv2d] [EPOCHS=30]         train one network, tracked by MLflow"
@@ -23,6 +23,7 @@ help:
 	@echo "make evaluate [MODEL_URI=models:/stn-mnist@champion]     score a registered model again"
 	@echo "make compare [BY=conv_layer] [MARGIN=0.1]                compare the runs there are"
 	@echo "make ui                                                  the MLflow UI, on loopback"
+	@echo "make server [HOST=127.0.0.1] [PORT=5000] [AUTH=1]        a tracking server on PostgreSQL, to share"
 	@echo "make bench [QUICK=1]                                     speed, beside the usual loop"
 	@echo "make calibration                                         how often a comparison's verdicts are wrong"
 	@echo "make test                                                lint and tests"
@@ -71,10 +72,15 @@ compare: setup
 ui: setup
 	$(BIN)/python -m pipeline ui --experiment $(EXPERIMENT)
 
+# PostgreSQL and `mlflow server`, until Ctrl-C; see docs/server.md
+server: setup
+	$(BIN)/python -m server $(if $(FOLDER),--folder $(FOLDER)) $(if $(HOST),--host $(HOST)) \
+	  $(if $(PORT),--port $(PORT)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(AUTH),--auth)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy pipeline
+	$(BIN)/mypy
 
 # two processes, a file of tests in each; in their order, as those with few tests take longest
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -116,3 +122,8 @@ calibration: setup
 browser:
 	command -v chromedriver > /dev/null || \
 	  { apt-get update -qq && apt-get install -y -qq chromium chromium-driver > /dev/null; }
+
+# What `make server` and its tests need, on Debian and as root; the tests say so and skip without it.
+postgres:
+	command -v pg_ctl > /dev/null || ls /usr/lib/postgresql/*/bin/pg_ctl > /dev/null 2>&1 || \
+	  { apt-get update -qq && apt-get install -y -qq postgresql > /dev/null; }

@@ -1,6 +1,8 @@
 import os
 import shutil
-from collections.abc import Callable
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -77,6 +79,42 @@ def store(tmp_path, monkeypatch, empty_store) -> Path:
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def server_folder() -> Iterator[Path]:
+    """A folder for PostgreSQL; a test that wants it is skipped where that is not installed.
+
+    It is not below pytest's folders, which no other user may enter.
+    """
+    from server.postgres import find_programs
+
+    if find_programs() is None and "CI" not in os.environ:
+        pytest.skip("PostgreSQL is not installed")
+    with tempfile.TemporaryDirectory(prefix="server-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "server_folder" in item.fixturenames:
+            item.add_marker("postgres")
+
+
+def pytest_terminal_summary(terminalreporter):
+    passed = [
+        report
+        for report in terminalreporter.stats.get("passed", ())
+        if report.keywords.get("postgres")
+    ]
+    terminalreporter.write_line(f"{len(passed)} tests ran on PostgreSQL")
 
 
 @pytest.fixture

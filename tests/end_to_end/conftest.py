@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -78,12 +77,6 @@ def last_line(screen: str) -> str:
     if re.search(r"mlflow\.\S+: === Run .* (succeeded|failed) ===", lines[-1]):
         lines.pop()
     return lines[-1]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def answer_of(server: subprocess.Popen, request: urllib.request.Request | str) -> bytes:
