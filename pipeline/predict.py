@@ -92,9 +92,15 @@ def read_gray(path: Path) -> np.ndarray:
         PipelineError: if the file cannot be read as one of `FORMATS`.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError(None, "is no file")  # a FIFO or a terminal would be waited for
         file = open(path, "rb")  # noqa: SIM115 its errors are told apart from the decoder's
     except OSError as error:
-        raise PipelineError(f"cannot be read: {error.strerror}; allowed: {_allowed()}") from None
+        # under `mlflow run`, that is the folder of the code
+        start = "" if path.is_absolute() else f" (a relative path starts at {Path.cwd()})"
+        raise PipelineError(
+            f"cannot be read: {error.strerror}{start}; allowed: {_allowed()}"
+        ) from None
     with file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)

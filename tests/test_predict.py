@@ -189,6 +189,10 @@ def bad_file(folder: Path, kind: str) -> Path:
     image = Image.effect_noise(SIZE, 50)
     if kind == "folder":
         path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
     elif kind == "text":
         path.write_text("3\n")
     elif kind == "empty":
@@ -218,6 +222,8 @@ FORMATS = "allowed: PNG, JPEG, WEBP, BMP, GIF of up to 89,478,485 pixels"
 BAD_FILES = {
     "missing": f"cannot be read: No such file or directory; {FORMATS}",
     "folder": f"cannot be read: Is a directory; {FORMATS}",
+    "fifo": f"cannot be read: is no file; {FORMATS}",
+    "device": f"cannot be read: is no file; {FORMATS}",
     "text": f"is no image, or not of a known format; {FORMATS}",
     "empty": f"is no image, or not of a known format; {FORMATS}",
     "tiff": f"is no image, or not of a known format; {FORMATS}",

@@ -84,6 +84,14 @@ def test_a_wrong_value_given_to_mlflow_run_leaves_nothing_running(checkout):
     assert checkout.statuses() == ["FAILED"]
 
 
+def test_a_missing_image_given_to_mlflow_run_leaves_nothing_running(checkout):
+    done = checkout.mlflow_run("-e", "predict", "-P", "image=none.png", **ONE_SCREEN)
+    assert done.returncode != 0
+    assert last_line(done.stdout).startswith("Error: none.png: cannot be read: No such file")
+    assert f"a relative path starts at {checkout.folder}" in last_line(done.stdout)
+    assert checkout.statuses() == ["FAILED"]
+
+
 def test_a_diverging_training_fails_with_what_to_do(checkout):
     done = checkout.pipeline("train", "--iterations", "2", "--lr", "1e30", **ONE_SCREEN)
     assert done.returncode == 1
