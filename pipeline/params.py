@@ -346,9 +346,9 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     return "; ".join(faults)
 
 
-def shortened(text: str) -> str:
-    """A text for an error message, without its end if it is long."""
-    return text if len(text) <= 100 else f"{text[:100]}…"
+def shortened(text: str, length: int = 100) -> str:
+    """A text for a message, without its end if it is longer than so many characters."""
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def allowed_values(name: str, model: type[BaseModel] = RunParams) -> str:

@@ -139,10 +139,10 @@ def log_run(store) -> Callable[..., str]:
     ) -> str:
         params = resolve({key: str(value) for key, value in given.items()})
         tags = {
-            **(tags or {}),
             "stn.protocol": protocol_label(params),
             "stn.selection": params.selection,
             "stn.data_digest": "d",
+            **(tags or {}),
         }
         with (
             suppress(ValueError, KeyboardInterrupt),

@@ -1,5 +1,6 @@
 """From the runs in the store to a verdict. Nothing here knows how the runs were trained.
 
+- `plausible`: what a training may have logged; other runs are left out.
 - `protocols`: which runs may be compared; runs sorted into protocols and groups.
 - `groups`: the runs of one group, their summary, and the files of the best run.
 - `statistics`: intervals, tests of difference, and the test of equivalence within the margin.

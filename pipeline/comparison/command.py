@@ -114,7 +114,12 @@ def _looks_left_out(runs: list[RecordedRun], experiment: str) -> list[str]:
     lines = []
     for study in sorted({run.study for run in runs if run.study}):
         parent = parent_of_study(experiment, study)
-        if parent and (parent.design or len(parent.looks) > 1):
+        try:
+            has_looks = parent is not None and (parent.design or len(parent.looks) > 1)
+        except PipelineError as problem:
+            lines.append(f"the looks at study {study}: {problem}")
+            continue
+        if has_looks:
             lines.append(
                 f"the looks at study {study}, which these verdicts do not allow for; `compare "
                 f"--study {study}` judges its runs by them"

@@ -79,7 +79,8 @@ def as_json(report: Report) -> dict[str, Any]:
     content = asdict(report)
     for protocol in content["protocols"]:
         for group in protocol["groups"]:
-            del group["confusion"], group["poses"]
+            del group["confusion"], group["poses"], group["correct"]
+            del group["missing"]  # the report has them all
             for run in [*group["runs"], group["champion"]]:
                 del run["curves"]
     return content

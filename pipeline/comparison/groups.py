@@ -1,17 +1,19 @@
 """The runs of one group: their results, their summary, and the files of the best one."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pipeline.comparison import statistics
+from pipeline.comparison.plausible import described, is_curve
 from pipeline.comparison.statistics import Summary
 from pipeline.machine import ran_on
 from pipeline.params import TEST_IMAGES, RunParams, kind_of
 from pipeline.tracking.histories import metric_histories
-from pipeline.tracking.recorded import RecordedRun, artifact_bytes, artifact_text
+from pipeline.tracking.recorded import RecordedRun, artifact_bytes
 from pipeline.tracking.result_files import (
     Poses,
     confusion_from_csv,
@@ -21,6 +23,8 @@ from pipeline.tracking.result_files import (
 from pipeline.tracking.vocabulary import Artifact, Metric
 
 CURVES = (Metric.TEST_ACCURACY, Metric.TRAIN_LOSS)
+
+_Content = TypeVar("_Content")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,10 @@ class Group:
             have no part in it.
         confusion: the champion's, int `(10, 10)`, rows true digit; None if it is not stored.
         poses: the champion's; None if they are not stored.
+        correct: which test images the champion classifies correctly, bool `(N,)`; None if that is
+            not stored. Of an image in several poses, only the first pose counts: McNemar's test
+            needs independent images.
+        missing: a line for each file or curve that is stored, but is not what its name says.
     """
 
     name: str
@@ -78,6 +86,8 @@ class Group:
     champion: RunResult
     confusion: np.ndarray | None
     poses: Poses | None
+    correct: np.ndarray | None
+    missing: list[str]
 
     @property
     def percentages(self) -> list[float]:
@@ -95,16 +105,21 @@ def group_of(values: dict[str, Any], members: list[tuple[RunParams, RecordedRun]
     name = kind_of(values)
     run_ids = [run.run_id for _, run in members]
     histories = {metric: metric_histories(run_ids, metric) for metric in CURVES}
-    runs = [
-        _result(name, params, run, {metric: histories[metric][run.run_id] for metric in CURVES})
-        for params, run in members
-    ]
+    missing: list[str] = []
+    runs = []
+    for params, run in members:
+        curves = {metric: histories[metric][run.run_id] for metric in CURVES}
+        if not all(map(is_curve, curves.values())):
+            missing.append(
+                f"the learning curves of {described(run.name, run.run_id)}, left out because they "
+                "are not those of a training"
+            )
+            curves = {}
+        runs.append(_result(name, params, run, curves))
     params, _ = members[0]
     last = [run.last_accuracy for run in runs if run.last_accuracy is not None]
     poses = [run.pose_deviation for run in runs if run.pose_deviation is not None]
     champion = _champion(runs, params.selection)
-    confusion = artifact_text(champion.run_id, Artifact.CONFUSION_COUNTS)
-    poses_file = artifact_bytes(champion.run_id, Artifact.POSES)
     return Group(
         name=name,
         params=values,
@@ -114,21 +129,27 @@ def group_of(values: dict[str, Any], members: list[tuple[RunParams, RecordedRun]
         last_accuracy=_summary(last) if len(last) == len(runs) else None,
         pose=statistics.summarize(poses, math.inf) if len(poses) == len(runs) else None,
         champion=champion,
-        confusion=None if confusion is None else confusion_from_csv(confusion),
-        poses=None if poses_file is None else poses_from_npz(poses_file),
+        confusion=_stored(champion, Artifact.CONFUSION_COUNTS, confusion_from_csv, missing),
+        poses=_stored(champion, Artifact.POSES, poses_from_npz, missing),
+        correct=_stored(champion, Artifact.PREDICTIONS, _correctly_classified, missing),
+        missing=missing,
     )
 
 
-def correctly_classified(run: RunResult) -> np.ndarray | None:
-    """Which test images the run's model classifies correctly, bool `(N,)`; None if not stored.
-
-    Of an image in several poses, only the first pose counts: McNemar's test needs independent
-    images.
-    """
-    text = artifact_text(run.run_id, Artifact.PREDICTIONS)
-    if text is None:
+def _stored(
+    run: RunResult, name: str, read: Callable[[bytes], _Content], missing: list[str]
+) -> _Content | None:
+    """The content of a run's file; None if it is not stored, or with a line in `missing`."""
+    content = artifact_bytes(run.run_id, name)
+    try:
+        return None if content is None else read(content)
+    except ValueError as error:
+        missing.append(f"{name} of {described(run.name, run.run_id)}, left out because {error}")
         return None
-    label, predicted = predictions_from_csv(text)
+
+
+def _correctly_classified(predictions: bytes) -> np.ndarray:
+    label, predicted = predictions_from_csv(predictions)
     return (label == predicted)[:TEST_IMAGES]
 
 

@@ -6,10 +6,14 @@ the same verdict.
 """
 
 from pipeline.comparison.formats import enumeration, margin_text
+from pipeline.comparison.plausible import described
 from pipeline.comparison.report import PairResult, Report
 from pipeline.comparison.sequential import Design, looks_taken, unplanned_design
 from pipeline.comparison.verdict import short_verdict
+from pipeline.errors import PipelineError
+from pipeline.params import shortened
 from pipeline.tracking.recorded import RecordedRun
+from pipeline.tracking.vocabulary import Tag
 
 
 def with_earlier_looks(seeds: set[int], looks: list[set[int]]) -> set[int]:
@@ -35,12 +39,22 @@ def design_of(parent: RecordedRun, seeds: set[int], margin: float) -> Design | N
     Returns:
         The plan, if the study was planned with looks. Of a study of fixed size, a design with the
         earlier looks at runs of these seeds and with the present one; None if this is the only one.
+
+    Raises:
+        PipelineError: if the parent run's record of the plan or of the looks is damaged.
     """
-    if parent.design:
-        return Design.from_json(parent.design)
-    seeds = with_earlier_looks(seeds, parent.looks)
-    earlier = [len(look) for look in parent.looks if look <= seeds]
-    return unplanned_design(earlier, len(seeds), margin)
+    try:
+        if parent.design:
+            return Design.from_json(parent.design)
+        seeds = with_earlier_looks(seeds, parent.looks)
+        earlier = [len(look) for look in parent.looks if look <= seeds]
+        return unplanned_design(earlier, len(seeds), margin)
+    except ValueError as error:
+        tag = Tag.DESIGN if parent.design else Tag.LOOKS
+        raise PipelineError(
+            f"the tag {tag} of {described(parent.name, parent.run_id)} is no record of a study: "
+            f"{shortened(str(error))}"
+        ) from None
 
 
 def is_decided(report: Report) -> bool:

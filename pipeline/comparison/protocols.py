@@ -10,8 +10,9 @@ from collections import Counter
 from itertools import groupby
 from typing import Any
 
+from pipeline.comparison.plausible import described, has_no_results, problem_of
 from pipeline.errors import PipelineError
-from pipeline.params import RunParams, choices, label_without
+from pipeline.params import RunParams, choices, label_without, shortened
 from pipeline.tracking.recorded import RecordedRun
 
 # the runs of one protocol, by the values that tell the groups apart and, last, the seed
@@ -38,14 +39,19 @@ def parse_by(by: str) -> tuple[str, ...]:
 
 def sort_into_protocols(
     runs: list[RecordedRun], by: tuple[str, ...]
-) -> tuple[dict[str, Members], Counter[str]]:
+) -> tuple[dict[str, Members], Counter[str], list[str]]:
     """Sort finished runs into protocols, by label, and count those left out, by reason.
 
     A repeated seed is not a further sample, because on the same machine it gives the same bits. So
     the newest run of each group and seed counts.
+
+    Returns:
+        The protocols, the counts, and a line for each run whose results cannot be those of a
+        training, which is left out, too.
     """
     found: dict[str, Members] = {}
     left_out: Counter[str] = Counter()
+    odd: list[str] = []
     for run in runs:
         known = {k: v for k, v in run.params.items() if k in RunParams.model_fields}
         try:
@@ -53,8 +59,12 @@ def sort_into_protocols(
         except ValueError:
             left_out["with unknown parameters"] += 1
             continue
-        if not run.has_results:
+        if has_no_results(run):
             left_out["finished without results"] += 1
+            continue
+        problem = problem_of(run)
+        if problem:
+            odd.append(f"{described(run.name, run.run_id)}, left out because {problem}")
             continue
         # The selection is part of the key, so that a comparison by validation_size never mixes
         # runs selected on the test set with runs selected on validation images.
@@ -72,8 +82,10 @@ def sort_into_protocols(
         if label in protocols:  # a preset was edited between two runs
             settings = protocol_params(params, by)
             label = f"{label} ({', '.join(f'{k}={v}' for k, v in settings.items())})"
+        if label in protocols:  # so they differ in the data, or in what selected the epoch
+            label = f"{label}, selected on {params.selection}, data {run.data_digest}"
         protocols[label] = members
-    return protocols, left_out
+    return protocols, left_out, odd
 
 
 def in_groups(
@@ -95,7 +107,7 @@ def protocol_params(params: RunParams, by: tuple[str, ...]) -> dict[str, Any]:
 
 def _label(params: RunParams, run: RecordedRun, by: tuple[str, ...]) -> str:
     """The run's own label, without what the groups differ in and with the layer if they do not."""
-    label = label_without(run.protocol_label, by)
+    label = shortened(label_without(run.protocol_label, by), 300)
     return label if "conv_layer" in by else f"{label} {params.conv_layer}"
 
 

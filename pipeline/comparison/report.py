@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from pipeline.comparison import statistics
-from pipeline.comparison.groups import Group, correctly_classified, group_of
+from pipeline.comparison.groups import Group, group_of
 from pipeline.comparison.pairs import MARGIN, Pair, compare_all, compare_pair
 from pipeline.comparison.protocols import (
     Members,
@@ -125,7 +125,8 @@ def comparison_of(
         title: whose runs they are, such as the experiment's name.
         by: the parameters that tell the groups apart, a comma list.
         margin: differences up to this one, in percentage points, are treated as negligible.
-        missing: what should be there and is not, a line each; stored in the report as it is.
+        missing: what should be there and is not, a line each. The report adds what is left out of
+            the comparison because it is not what a training logs.
         design: the looks at a study; its margin is used in place of `margin`. A look takes the
             first runs of each group in the order of their seeds, so it must have been taken when
             these had finished.
@@ -146,19 +147,19 @@ def comparison_of(
             + (f" ({counts})" if counts else "")
             + "; start one with: mlflow run . --env-manager local"
         )
-    protocols, out_of_groups = sort_into_protocols(finished, names)
-    if not protocols:
-        raise PipelineError(f"no run of {title} holds what a training logs")
+    members, out_of_groups, odd = sort_into_protocols(finished, names)
+    if not members:
+        raise PipelineError("; ".join([f"no run of {title} holds what a training logs", *odd]))
+    protocols = [_protocol(label, runs, names, margin, design) for label, runs in members.items()]
+    unreadable = [line for p in protocols for group in p.groups for line in group.missing]
     return Report(
         title=title,
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         by=names,
         margin=float(margin),
-        protocols=[
-            _protocol(label, members, names, margin, design) for label, members in protocols.items()
-        ],
+        protocols=protocols,
         left_out=dict(left_out + out_of_groups),
-        missing=missing or [],
+        missing=[*(missing or []), *odd, *unreadable],
         design=design,
     )
 
@@ -184,7 +185,7 @@ def _pairs(
     tested = {(pair.first, pair.second): pair for pair in compare_all(values, margin)}
     decisions = decide(design, values) if design else []
     decided = {(decision.first, decision.second): decision for decision in decisions}
-    correct = {group.name: correctly_classified(group.champion) for group in groups}
+    correct = {group.name: group.correct for group in groups}
     dataset = {group.name: group.params.get("dataset") for group in groups}
     results = []
     for first, second in combinations(values, 2):
@@ -193,9 +194,9 @@ def _pairs(
             pair = compare_pair(values[first], values[second], margin, names=(first, second))
         of_first, of_second = correct[first], correct[second]
         mcnemar = None
-        same_images = dataset[first] == dataset[second]
-        if of_first is not None and of_second is not None and same_images:
-            mcnemar = statistics.mcnemar(of_first, of_second)
+        if of_first is not None and of_second is not None:
+            same_images = dataset[first] == dataset[second] and of_first.size == of_second.size
+            mcnemar = statistics.mcnemar(of_first, of_second) if same_images else None
         decision = decided.get((first, second))
         sentence = (
             verdict_by_design(pair, decision, design, noun) if design else verdict(pair, noun)

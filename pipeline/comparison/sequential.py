@@ -62,7 +62,8 @@ class Design:
         planned: whether all looks were planned before the first run. If not, more may follow.
 
     Raises:
-        ValueError: if the looks do not increase from 2 on, or alpha is not in (0, 0.5].
+        ValueError: if the looks do not increase from 2 on, the margin is not positive, or alpha is
+            not in (0, 0.5].
 
     >>> [round(Design((5, 8, 12, 16, 20), margin=0.1).level(look), 5) for look in range(5)]
     [1e-05, 0.00061, 0.00624, 0.01945, 0.03819]
@@ -77,6 +78,8 @@ class Design:
         looks = (1, *self.looks)
         if not self.looks or any(a >= b for a, b in pairwise(looks)):
             raise ValueError(f"looks must be increasing numbers of runs from 2 on: {self.looks}")
+        if not self.margin > 0:
+            raise ValueError(f"the margin must be positive, got {self.margin}")
         if not 0 < self.alpha <= 0.5:
             raise ValueError(f"alpha must be in (0, 0.5], got {self.alpha}")
 
@@ -127,7 +130,7 @@ class Design:
         try:
             content = json.loads(text)
             return cls(**{**content, "looks": tuple(content["looks"])})
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"not a design: {text!r}") from error
 
     def _one_sided_level(self, look: int, alpha: float) -> float:

@@ -35,7 +35,8 @@ class ProgressReporter:
         self._best: tuple[float, str] | None = None  # accuracy of the best run, and its name
         self._collapsed = {run.study_run: run.collapsed for run in finished_runs}
         for run in finished_runs:
-            self._note_result(run.study_run, run.best_test_accuracy)
+            if Metric.BEST_TEST_ACCURACY in run.metrics:  # not in one that others logged
+                self._note_result(run.study_run, run.best_test_accuracy)
         self._reported_states = {task.name: "waiting" for task in tasks}
         self._epochs = {  # the last epoch that was logged, and its test accuracy
             task.name: last_epoch(task.run_id) if task.run_id else (0, 0.0) for task in tasks

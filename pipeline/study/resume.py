@@ -88,7 +88,8 @@ def tasks_of(
     tasks, finished_runs = [], []
     for params in runs:
         name = study.name_of(params)
-        attempts = [run for run in recorded if run.study_run == name]
+        # others may have copied some tags of a run to one that is none of the study's
+        attempts = [run for run in recorded if run.study_run == name and run.checkpoint_folder]
         finished = [run for run in attempts if run.is_finished]
         if finished:
             finished_runs.append(finished[-1])

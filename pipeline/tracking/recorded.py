@@ -1,6 +1,7 @@
 """Find runs in the store, and read what they have recorded, and their files."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,13 @@ from pipeline.tracking.store import without_credentials
 from pipeline.tracking.vocabulary import Metric, Tag
 
 RUNS_AT_ONCE = 1000  # that the store is asked for; a server sends some 5 KB of each
+
+_RESULTS = {
+    Metric.BEST_TEST_ACCURACY,
+    Metric.BEST_TEST_F1,
+    Metric.BEST_TEST_LOSS,
+    Metric.BEST_EPOCH,
+}
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,11 @@ class RecordedRun:
 
     @property
     def seed(self) -> int | None:
-        """The seed of a training; None if it was not logged."""
-        return int(self.params["seed"]) if "seed" in self.params else None
+        """The seed of a training; None if it was not logged, or is no number."""
+        try:
+            return int(self.params["seed"])
+        except (KeyError, ValueError):
+            return None
 
     @property
     def design(self) -> str:
@@ -84,8 +95,22 @@ class RecordedRun:
 
     @property
     def looks(self) -> list[set[int]]:
-        """The seeds at each look at a study of fixed size, in order; of a study's parent run."""
-        return [set(seeds) for seeds in json.loads(self.tags.get(Tag.LOOKS, "[]"))]
+        """The seeds at each look at a study of fixed size, in order; of a study's parent run.
+
+        Raises:
+            PipelineError: if the tag holds anything else.
+        """
+        text = self.tags.get(Tag.LOOKS, "[]")
+        try:
+            looks = json.loads(text)
+            if not all(isinstance(seed, int) for seeds in looks for seed in seeds):
+                raise ValueError(text)
+            return [set(seeds) for seeds in looks]
+        except (TypeError, ValueError, RecursionError):
+            raise PipelineError(
+                f"the tag {Tag.LOOKS} of run {self.name} ({self.run_id}) is no list of looks: "
+                f"{text[:100]!r}; restore the tag, or delete it if the study has had one look"
+            ) from None
 
     @property
     def host(self) -> str:
@@ -110,7 +135,7 @@ class RecordedRun:
         If not, `best_test_accuracy`, `best_test_f1`, `best_test_loss` and `best_epoch` raise a
         KeyError.
         """
-        return Metric.BEST_EPOCH in self.metrics
+        return self.metrics.keys() >= _RESULTS
 
     @property
     def best_test_accuracy(self) -> float:
@@ -190,13 +215,18 @@ def _recorded(run: Run) -> RecordedRun:
     return RecordedRun(
         run.info.run_id,
         run.info.experiment_id,
-        run.info.run_name,
+        _printable(run.info.run_name or ""),
         run.info.status,
         # the parameter as `mlflow run` logged it lacks the digest of a user's own layer
         {**run.data.params, **_tagged_layer(run)},
         run.data.metrics,
-        run.data.tags,
+        {tag: _printable(value) for tag, value in run.data.tags.items()},
     )
+
+
+def _printable(text: str) -> str:
+    """A text in one line; others may have logged control characters for a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _tagged_layer(run: Run) -> dict[str, str]:
@@ -206,7 +236,8 @@ def _tagged_layer(run: Run) -> dict[str, str]:
 
 def parent_of_study(experiment: str, study: str) -> RecordedRun | None:
     """The parent run of a study; None if the study has not been started before."""
-    found = mlflow.get_experiment_by_name(experiment)
+    is_id = re.fullmatch(r"[\w-]+", study)  # others may have logged anything as the tag
+    found = mlflow.get_experiment_by_name(experiment) if is_id else None
     if found is None:
         return None
     condition = f"tags.`{Tag.STUDY}` = '{study}'"
@@ -226,7 +257,7 @@ def artifact_text(run_id: str, name: str) -> str | None:
 def artifact_bytes(run_id: str, name: str) -> bytes | None:
     """The content of a run's artifact; None if there is no artifact of that name."""
     artifacts = mlflow.MlflowClient().list_artifacts(run_id)
-    if name not in {artifact.path for artifact in artifacts}:
+    if name not in {artifact.path for artifact in artifacts if not artifact.is_dir}:
         return None
     with tempfile.TemporaryDirectory() as folder:
         return Path(

@@ -1,9 +1,16 @@
-"""The files of a training run that `compare` reads back: each format is written and read here."""
+"""The files of a training run that `compare` reads back: each format is written and read here.
+
+Anybody may have put a file of that name into a run. So each reader checks what it reads, and raises
+a ValueError that says what is wrong. Nothing is unpickled.
+"""
 
 import io
+import zipfile
 from dataclasses import dataclass
 
 import numpy as np
+
+LARGEST_POSES = 10**7  # bytes, unpacked; those of the largest images are 220 kB
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,30 @@ def poses_to_npz(poses: Poses) -> bytes:
 
 
 def poses_from_npz(content: bytes) -> Poses:
-    """Read what `poses_to_npz` has written."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return Poses(
-            arrays["before"], arrays["after"], arrays["outline"], bool(arrays["warps_image"])
-        )
+    """Read what `poses_to_npz` has written.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    try:
+        unpacked = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(content)).infolist())
+        if unpacked > LARGEST_POSES:
+            raise ValueError("too large")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            poses = Poses(
+                arrays["before"], arrays["after"], arrays["outline"], bool(arrays["warps_image"])
+            )
+    except Exception as error:  # a damaged archive makes NumPy raise almost anything
+        raise ValueError("it is no archive of poses") from error
+    images = all(
+        array.dtype == np.uint8 and array.ndim == 3 and len(array) == 8 and array.size
+        for array in (poses.before, poses.after)
+    )
+    outline = poses.outline
+    points = outline.dtype == np.float32 and outline.ndim == 3 and outline.shape[::2] == (8, 2)
+    if not images or not points or outline.shape[1] < 4 or not np.isfinite(outline).all():
+        raise ValueError("its arrays are no poses")
+    return poses
 
 
 def predictions_to_csv(labels: np.ndarray, predicted: np.ndarray) -> str:
@@ -56,9 +82,13 @@ def predictions_to_csv(labels: np.ndarray, predicted: np.ndarray) -> str:
     return _to_csv(["label", "predicted"], np.stack([labels, predicted], axis=1))
 
 
-def predictions_from_csv(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read what `predictions_to_csv` has written: the labels and the predictions."""
-    labels, predicted = _from_csv(text).T
+def predictions_from_csv(content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Read what `predictions_to_csv` has written: the labels and the predictions.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    labels, predicted = _from_csv(content, columns=2).T
     return labels, predicted
 
 
@@ -73,9 +103,16 @@ def confusion_to_csv(confusion: np.ndarray) -> str:
     return _to_csv(header, np.column_stack([digits, confusion]))
 
 
-def confusion_from_csv(text: str) -> np.ndarray:
-    """Read what `confusion_to_csv` has written."""
-    return _from_csv(text)[:, 1:]
+def confusion_from_csv(content: bytes) -> np.ndarray:
+    """Read what `confusion_to_csv` has written.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    counts = _from_csv(content, columns=11)[:, 1:]
+    if len(counts) != 10 or counts.min() < 0:
+        raise ValueError("it is no table of counts for ten digits")
+    return counts
 
 
 def _to_csv(header: list[str], rows: np.ndarray) -> str:
@@ -83,6 +120,15 @@ def _to_csv(header: list[str], rows: np.ndarray) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _from_csv(text: str) -> np.ndarray:
+def _from_csv(content: bytes, columns: int) -> np.ndarray:
     """The integers under the header."""
-    return np.loadtxt(io.StringIO(text), dtype=int, delimiter=",", skiprows=1, ndmin=2)
+    try:
+        lines = content.decode().splitlines()[1:]
+        rows = np.array([line.split(",") for line in lines], dtype=np.int64)
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+    except (ValueError, OverflowError):
+        raise ValueError("it is no table of integers") from None
+    if rows.ndim != 2 or rows.shape[1] != columns:
+        raise ValueError(f"it is no table of {columns} columns")
+    return rows

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -508,3 +509,77 @@ def test_a_command_without_a_network_does_without_torch_and_scikit_learn(store, 
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def odd_run(metrics, name="a colleague's run"):
+    """A finished run with the tag of a training, and these metrics."""
+    with open_run(name, "", tags={"stn.protocol": "replication"}) as run:
+        run.log_metrics(metrics, step=1)
+    return run.run_id
+
+
+RESULTS = {"best_test_accuracy": 0.9, "best_test_f1": 0.9, "best_test_loss": 0.1, "best_epoch": 1}
+
+
+def test_runs_whose_results_are_none_of_a_training_are_left_out_by_name(log_run):
+    log_run(0.99)
+    reasons = {
+        odd_run({"best_test_accuracy": 0.9}): "it has no metric best_test_f1",
+        odd_run({**RESULTS, "best_test_loss": math.nan}): "its metric best_test_loss is nan",
+        odd_run({**RESULTS, "best_test_accuracy": 98.7}): "its metric best_test_accuracy is 98.7",
+        odd_run({**RESULTS, "best_epoch": 1.5}): "its metric best_epoch is 1.5",
+        odd_run({**RESULTS, "test_accuracy": -1}): "its metric test_accuracy is -1",
+    }
+    markdown = compare_runs(None).markdown
+    for run_id, reason in reasons.items():
+        assert f"Missing: run a colleague's run ({run_id}), left out because {reason}\n" in markdown
+    assert "| conv2d | 99.00 |" in markdown
+
+
+def test_if_every_run_is_odd_the_error_says_why(store):
+    run_id = odd_run({"best_test_accuracy": 0.9})
+    with pytest.raises(PipelineError, match=rf"holds what a training logs; .*{run_id}.*f1"):
+        compare_runs(None)
+
+
+def test_damaged_files_of_a_run_are_left_out_by_name(log_run):
+    intact = {"predictions.csv": "label,predicted\n1,1\n", "poses.npz": poses_file()}
+    log_run(0.99, files=intact)
+    damaged = dict.fromkeys((*intact, "confusion_matrix.csv"), b"\xff garbage")
+    run_id = log_run(0.98, files=damaged, conv_layer="coordconv2d")
+    markdown = compare_runs(None).markdown
+    run = f"of run coordconv2d seed=0 ({run_id}), left out because it is"
+    assert f"Missing: predictions.csv {run} not UTF-8 text" in markdown
+    assert f"Missing: confusion_matrix.csv {run} not UTF-8 text" in markdown
+    assert f"Missing: poses.npz {run} no archive of poses" in markdown
+    assert "| coordconv2d | 98.00 |" in markdown
+
+
+def test_predictions_of_fewer_images_are_not_compared_image_by_image(log_run):
+    log_run(0.99, files={"predictions.csv": "label,predicted\n1,1\n2,2\n"})
+    log_run(0.98, files={"predictions.csv": "label,predicted\n1,1\n"}, conv_layer="coordconv2d")
+    assert "McNemar" not in compare_runs(None).markdown
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"stn.study": "x' or '", "stn.looks": "["},
+        {"stn.study": "abc", "stn.looks": '{"a": 1}'},
+        {"stn.study": "abc", "stn.design": '{"looks": [2, 3], "margin": "wide"}'},
+    ],
+)
+def test_a_damaged_record_of_a_study_does_not_stop_a_comparison(log_run, tags):
+    log_run(0.99)
+    log_run(0.98, seed=1, tags=tags, study=tags["stn.study"])
+    assert "98.50" in compare_runs(None).markdown
+    if "abc" in tags.values():
+        with pytest.raises(PipelineError, match=r"the tag stn\.\w+ of run .* is no"):
+            compare_runs(None, study="abc")
+
+
+def test_two_protocols_that_differ_in_their_data_only_are_both_shown(log_run):
+    for digest in ("d", "e", "f"):
+        log_run(0.99, tags={"stn.data_digest": digest})
+    markdown = compare_runs(None).markdown
+    assert markdown.count("| conv2d | 99.00 |") == 3
