@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from tests.end_to_end.conftest import Checkout, answer_of, check_out, free_port
+from tests.conftest import free_port
+from tests.end_to_end.conftest import Checkout, answer_of, check_out
 
 QUICK = ["-P", "iterations=5", "--env-manager", "local"]
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from pipeline.tracking.registry import load_model
-from tests.conftest import PROJECT
-from tests.end_to_end.conftest import ONE_SCREEN, answer_of, free_port, last_line
+from tests.conftest import PROJECT, free_port
+from tests.end_to_end.conftest import ONE_SCREEN, answer_of, last_line
 
 EPOCH_METRICS = {
     "train_loss",

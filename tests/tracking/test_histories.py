@@ -10,7 +10,8 @@ from pipeline.tracking import histories
 from pipeline.tracking.histories import last_epoch, metric_histories, metric_history
 from pipeline.tracking.recorded import parent_of_study, training_runs
 from pipeline.tracking.runs import create_nested_run, open_run
-from tests.end_to_end.conftest import Checkout, answer_of, check_out, free_port
+from tests.conftest import free_port
+from tests.end_to_end.conftest import Checkout, answer_of, check_out
 
 RUNS = 12
 
