@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.tracking.recorded import RecordedRun
 from pipeline.tracking.runs import close_run
 from pipeline.tracking.store import local_folder
 from pipeline.tracking.vocabulary import Tag
-from pipeline.training.checkpoint import checkpoint_path
+from pipeline.training.checkpoint import checkpoint_path, set_aside_if_damaged
 
 CHECKPOINTS = "checkpoints"  # of unfinished runs, by run id; a finished run needs none
 
@@ -78,7 +79,7 @@ def tasks_of(
     """What is left to train of these runs of a study, and those of them that have finished.
 
     Runs that are neither continued nor finished are closed as KILLED, and the checkpoints of
-    finished runs are removed.
+    finished runs are removed. A damaged checkpoint is set aside, and its run is trained anew.
 
     Args:
         runs: all runs of the study, or those of the present round.
@@ -113,7 +114,15 @@ def _can_continue(run: RecordedRun) -> bool:
     """Whether a run was interrupted and lost at most the epoch in progress."""
     if run.status == "FAILED":
         return False
-    return _checkpoint_file(run).exists() or not run.has_epochs
+    file = _checkpoint_file(run)
+    aside = set_aside_if_damaged(file)
+    if aside:
+        print(
+            f"the checkpoint {file} is damaged; it is kept as {aside.name}, and {run.study_run} is "
+            "trained anew",
+            file=sys.stderr,
+        )
+    return file.exists() or not run.has_epochs
 
 
 def _checkpoint_file(run: RecordedRun) -> Path:

@@ -1,12 +1,15 @@
 """The checkpoint of a run that a study continues after an interruption: one file per run."""
 
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
+from pipeline.errors import PipelineError
 from pipeline.training.loop import BestEpoch, TrainingState
 
 
@@ -47,11 +50,37 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint | None:
-    """The checkpoint in a file; None if there is no such file."""
+    """The checkpoint in a file; None if there is no such file.
+
+    Raises:
+        PipelineError: if the file is damaged.
+    """
     if not path.exists():
         return None
-    content = torch.load(path, weights_only=True)
+    with path.open("rb") as file:
+        try:
+            return _read(file)
+        # zipfile and torch raise almost anything, and torch advises to unpickle the file
+        except Exception as error:
+            raise PipelineError(f"the checkpoint {path} is damaged; remove it") from error
+
+
+def _read(file: BinaryIO) -> Checkpoint:
+    damaged = zipfile.ZipFile(file).testzip()  # torch itself compares no checksums
+    if damaged:
+        raise ValueError(f"the checksum of {damaged} is wrong")
+    file.seek(0)
+    content = torch.load(file, weights_only=True)
     # earlier versions did not save these two
     frames, collapsed = content.pop("frames", {}), content.pop("collapsed", "")
     best = BestEpoch(**content.pop("best"))
     return Checkpoint(TrainingState(best=best, **content), frames, collapsed)
+
+
+def set_aside_if_damaged(path: Path) -> Path | None:
+    """Rename a checkpoint that cannot be read; its new name, or None if it can be read."""
+    try:
+        load_checkpoint(path)
+    except PipelineError:
+        return path.replace(path.with_suffix(".damaged"))
+    return None

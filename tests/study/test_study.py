@@ -17,6 +17,8 @@ from pipeline.study.study import _store_errors_printed, run_study
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
 from pipeline.tracking.registry import Candidate
 from pipeline.tracking.runs import close_run, create_nested_run, open_run
+from pipeline.training.checkpoint import Checkpoint, save_checkpoint
+from pipeline.training.loop import BestEpoch, TrainingState
 from tests.study.instant import Instant
 
 STUDY = resolve_study({"runs": "2", "epochs": "3"})
@@ -38,7 +40,8 @@ def nested(parent, name, status="RUNNING", epochs=0, checkpoint=False):
         client.log_metric(run_id, "train_loss", 1 / epoch, step=epoch)
         client.log_metric(run_id, "test_accuracy", 1 - 0.1 / epoch, step=epoch)
     if checkpoint:
-        (Path.cwd() / f"{run_id}.pt").touch()
+        state = TrainingState({}, {}, {}, BestEpoch(1, 0.5, 1.0, {}), [], {})
+        save_checkpoint(Path.cwd() / f"{run_id}.pt", Checkpoint(state, {}))
     if status != "RUNNING":
         client.set_terminated(run_id, status)
     return run_id
@@ -101,6 +104,19 @@ def test_a_run_whose_checkpoint_is_lost_is_closed_and_trained_anew(parent):
     run_id = nested(parent, "conv2d seed=0", "RUNNING", 2)
     assert plan()[0]["conv2d seed=0"] is None
     assert status(run_id) == "KILLED"
+
+
+def test_a_run_whose_checkpoint_is_damaged_is_trained_anew_and_the_file_is_kept(parent, capsys):
+    run_id = nested(parent, "conv2d seed=0", "KILLED", 2, checkpoint=True)
+    file = Path.cwd() / f"{run_id}.pt"
+    content = file.read_bytes()[: file.stat().st_size // 2]
+    file.write_bytes(content)
+    assert plan()[0]["conv2d seed=0"] is None
+    said = capsys.readouterr().err
+    assert f"the checkpoint {file} is damaged; it is kept as {run_id}.damaged" in said
+    assert "weights_only" not in said
+    assert not file.exists()
+    assert file.with_suffix(".damaged").read_bytes() == content
 
 
 def test_a_run_that_nobody_asks_for_any_more_does_not_stay_running(parent):

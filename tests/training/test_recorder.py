@@ -7,10 +7,11 @@ import pytest
 import torch
 from tqdm import tqdm
 
+from pipeline.errors import PipelineError
 from pipeline.params import RunParams
 from pipeline.tracking.recorded import recorded_run
 from pipeline.tracking.runs import open_run
-from pipeline.training.checkpoint import load_checkpoint
+from pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.training.loop import BestEpoch, TrainingState
 from pipeline.training.network import build_network
 from pipeline.training.recorder import EpochRecorder
@@ -81,6 +82,28 @@ def test_a_run_that_was_killed_after_its_checkpoint_gets_the_rest_on_resuming(ru
         recovered.record(state_after(3))
     recorder(run, [], checkpoint_file=file, resume_from=load_checkpoint(file))
     assert recorded_run(run.run_id).collapsed == ""
+
+
+@pytest.mark.parametrize("damage", ["cut to half", "garbage", "one bit", "another file"])
+def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+    file = tmp_path / "run.pt"
+    weights = {"weight": torch.zeros(1000)}
+    state = TrainingState(weights, {}, {}, BestEpoch(1, 0.5, 1.0, {}), [], {})
+    save_checkpoint(file, Checkpoint(state, {}))
+    assert load_checkpoint(file) is not None
+    content = bytearray(file.read_bytes())
+    if damage == "cut to half":
+        del content[len(content) // 2 :]
+    elif damage == "garbage":
+        content = bytearray(b"garbage " * 100)
+    elif damage == "one bit":
+        content[content.index(bytes(4000)) + 2000] ^= 1  # in a weight
+    file.write_bytes(content)
+    if damage == "another file":
+        torch.save({"epoch": 1}, file)
+    with pytest.raises(PipelineError, match=r"the checkpoint .*run.pt is damaged") as error:
+        load_checkpoint(file)
+    assert "weights_only" not in str(error.value)
 
 
 def test_a_checkpoint_of_a_version_without_frames_and_collapses_is_read(run, tmp_path):
