@@ -134,6 +134,13 @@ def reduce_mnist(checkout: Checkout, training: int = 4000, test: int = 500) -> N
     module.write_text(text)
 
 
+def check_out_small(folder: Path) -> Checkout:
+    """A copy of the project that has the first images of MNIST only."""
+    checkout = check_out(folder)
+    reduce_mnist(checkout)
+    return checkout
+
+
 @pytest.fixture
 def checkout(tmp_path) -> Checkout:
     return check_out(tmp_path)

@@ -15,7 +15,7 @@ from tests.end_to_end.conftest import reduce_mnist
 from tests.end_to_end.studies import runs_of, study_command
 
 # five steps on a part of MNIST; one worker, because each worker process takes seconds to start
-SHORT = {"epochs": None, "validation_size": None, "iterations": 5, "workers": 1}
+SHORT = {"epochs": None, "iterations": 5, "workers": 1}
 LAYERS = ("conv2d", "coordconv2d")
 
 

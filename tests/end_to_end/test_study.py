@@ -8,8 +8,14 @@ import time
 
 import pytest
 
-from tests.end_to_end.conftest import ONE_SCREEN, check_out, last_line
-from tests.end_to_end.studies import SMALL, arguments, runs_of, study_command, wait_for_an_epoch
+from tests.end_to_end.conftest import ONE_SCREEN, check_out_small, last_line
+from tests.end_to_end.studies import (
+    SMALL,
+    arguments,
+    runs_of,
+    study_command,
+    wait_for_an_epoch,
+)
 
 TIMES = {"epoch_seconds", "images_per_second"}  # the only metrics that may differ
 
@@ -17,7 +23,7 @@ TIMES = {"epoch_seconds", "images_per_second"}  # the only metrics that may diff
 @pytest.fixture(scope="module")
 def small_study(tmp_path_factory):
     """An undisturbed study by `mlflow run`: the checkout, the finished process."""
-    checkout = check_out(tmp_path_factory.mktemp("study"))
+    checkout = check_out_small(tmp_path_factory.mktemp("study"))
     given = arguments(("-P", "{0}={1}"), **SMALL, runs=1)
     command = ["-e", "study", "--experiment-name", "stn-mnist", *given]
     return checkout, checkout.mlflow_run(*command, **ONE_SCREEN)
@@ -100,29 +106,44 @@ def test_more_runs_are_added_to_a_finished_study(small_study):
     }
 
 
-@pytest.fixture(scope="module")
-def killed_study(tmp_path_factory):
-    """The same study, killed with SIGKILL at two random moments and started again each time."""
-    checkout = check_out(tmp_path_factory.mktemp("killed"))
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("all",),
+        pytest.param(("parent", "all", "worker"), marks=pytest.mark.slow),
+    ],
+    ids=["once", "thrice"],
+)
+def killed_study(tmp_path_factory, request):
+    """The same study, killed with SIGKILL at random moments and started again each time."""
+    checkout = check_out_small(tmp_path_factory.mktemp("killed"))
     chance = random.Random()
-    for whom in ("parent", "all"):
+    for whom in request.param:
         seconds = chance.uniform(0, 2)
-        print(f"kill {whom} {seconds:.1f} s after an epoch")
+        print(f"kill {whom} {seconds:.1f} s after an epoch or a start")
         process = checkout.start(*study_command(), start_new_session=True)
+        if whom == "worker":
+            kill_a_worker(process, seconds)
+            break
         wait_for_an_epoch(checkout, process)
         time.sleep(seconds)
         kill = os.killpg if whom == "all" else os.kill
         kill(process.pid, signal.SIGKILL)
         process.communicate()
-    process = checkout.start(*study_command(), start_new_session=True)
-    while process.poll() is None and not worker_processes(process.pid):
-        time.sleep(0.1)
-    time.sleep(chance.uniform(0, 10))
-    for worker in worker_processes(process.pid)[:1]:  # none, if the study has just ended
-        os.kill(worker, signal.SIGKILL)
+    else:
+        process = checkout.start(*study_command())
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return checkout, output
+
+
+def kill_a_worker(process, seconds):
+    """Kill a worker process of a study so many seconds after it was started, if it still runs."""
+    while process.poll() is None and not worker_processes(process.pid):
+        time.sleep(0.1)
+    time.sleep(seconds)
+    for worker in worker_processes(process.pid)[:1]:
+        os.kill(worker, signal.SIGKILL)
 
 
 def worker_processes(pid):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.end_to_end.conftest import ONE_SCREEN, last_line
+from tests.end_to_end.conftest import ONE_SCREEN, check_out_small, last_line
 from tests.end_to_end.studies import (
     SMALL,
     arguments,
@@ -15,6 +15,11 @@ from tests.end_to_end.studies import (
     study_command,
     wait_for_an_epoch,
 )
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return check_out_small(tmp_path)
 
 
 def test_an_interrupted_study_closes_its_runs_and_says_so(checkout):
@@ -30,8 +35,7 @@ def test_an_interrupted_study_closes_its_runs_and_says_so(checkout):
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(checkout):
-    short = {"epochs": None, "validation_size": None, "iterations": 5}
-    command = study_command(conv_layer="conv2d", lr="0.1,1e30", **short)
+    command = study_command(conv_layer="conv2d", lr="0.1,1e30", epochs=None, iterations=5)
     done = checkout.run(*command, **ONE_SCREEN)
     assert done.returncode == 1
     last = last_line(done.stdout)
