@@ -22,7 +22,9 @@ network(RunParams(conv_layer=sys.argv[1]))(torch.zeros(4, 1, 28, 28)).sum().back
 """
 
 
-@pytest.mark.parametrize("conv_layer", ["conv2d", "coordconv2d"])
+@pytest.mark.parametrize(
+    "conv_layer", ["coordconv2d", pytest.param("conv2d", marks=pytest.mark.slow)]
+)
 def test_the_column_of_torchs_layers_has_no_products_of_ours(conv_layer):
     ended = [
         subprocess.run(

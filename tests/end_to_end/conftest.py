@@ -146,6 +146,11 @@ def checkout(tmp_path) -> Checkout:
     return check_out(tmp_path)
 
 
+@pytest.fixture
+def small_checkout(tmp_path) -> Checkout:
+    return check_out_small(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def main_job(tmp_path_factory) -> tuple[Checkout, subprocess.CompletedProcess]:
     """The project's main job, done once: a training by a bare `mlflow run .`, one epoch long."""

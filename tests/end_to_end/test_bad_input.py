@@ -26,7 +26,7 @@ from tests.end_to_end.conftest import ONE_SCREEN, last_line
         (["train", "--data_dir", "damaged"], "t10k-labels-idx1-ubyte.gz is damaged"),
         (["evaluate", "--model_uri", "models:/stn-mnist@none"], "models:/stn-mnist@none"),
         (["evaluate", "--model_uri", "runs:/abc/model"], "runs:/abc/model"),
-        (["evaluate", "--model_uri", "s3://x/y"], "s3://x/y"),
+        pytest.param(["evaluate", "--model_uri", "s3://x/y"], "s3://x/y", marks=pytest.mark.slow),
         (["predict", "MLproject"], "MLproject: is no image"),
         (["compare"], "there is no experiment stn-mnist"),
     ],
@@ -65,10 +65,15 @@ def test_an_unreachable_server(checkout):
 
 
 @pytest.mark.parametrize(
-    "path", ["{folder}/MLproject/mlflow.db", "{folder}", "/proc/none/mlflow.db"]
+    ("command", "path"),
+    [
+        ("train", "{folder}"),
+        ("ui", "{folder}"),
+        ("ui", "{folder}/MLproject/mlflow.db"),
+        ("ui", "/proc/none/mlflow.db"),
+    ],
 )
-@pytest.mark.parametrize("command", ["train", "ui"])
-def test_an_unwritable_store(checkout, path, command):
+def test_an_unwritable_store(checkout, command, path):
     path = path.format(folder=checkout.folder)
     checkout.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{path}"
     done = checkout.pipeline(command)
@@ -92,24 +97,24 @@ def test_a_missing_image_given_to_mlflow_run_leaves_nothing_running(checkout):
     assert checkout.statuses() == ["FAILED"]
 
 
-def test_a_diverging_training_fails_with_what_to_do(checkout):
-    done = checkout.pipeline("train", "--iterations", "2", "--lr", "1e30", **ONE_SCREEN)
+def test_a_diverging_training_fails_with_what_to_do(small_checkout):
+    done = small_checkout.pipeline("train", "--iterations", "2", "--lr", "1e30", **ONE_SCREEN)
     assert done.returncode == 1
     assert last_line(done.stdout).startswith("Error: training diverged in epoch 1")
-    assert checkout.statuses() == ["FAILED"]
+    assert small_checkout.statuses() == ["FAILED"]
 
 
 @pytest.mark.parametrize(
     ("way", "number"),
     [
         pytest.param("python", signal.SIGINT, id="ctrl-c-python"),
-        pytest.param("python", signal.SIGHUP, id="hang-up-python"),
+        pytest.param("python", signal.SIGHUP, id="hang-up-python", marks=pytest.mark.slow),
         pytest.param("mlflow", signal.SIGINT, id="ctrl-c-mlflow"),
         pytest.param("mlflow", signal.SIGHUP, id="hang-up-mlflow", marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_ends_as_killed_and_keeps_what_was_logged(checkout, way, number):
-    arguments = ["epochs=500", "validation_size=59000", "batch_size=500", "architecture=cnn"]
+def test_an_interrupted_run_ends_as_killed_and_keeps_what_was_logged(small_checkout, way, number):
+    arguments = ["epochs=5000", "batch_size=500", "architecture=cnn"]
     if way == "python":
         options = [f"--{argument}" for argument in arguments]
         command = [sys.executable, "-m", "pipeline", "train", *options]
@@ -117,7 +122,7 @@ def test_an_interrupted_run_ends_as_killed_and_keeps_what_was_logged(checkout, w
         options = [word for argument in arguments for word in ("-P", argument)]
         command = ["mlflow", "run", ".", "--env-manager", "local", *options]
         command += ["--experiment-name", "stn-mnist"]
-    process = checkout.start(*command, start_new_session=True, **ONE_SCREEN)
+    process = small_checkout.start(*command, start_new_session=True, **ONE_SCREEN)
     try:
         for line in process.stdout:
             if line.startswith("epoch 1/"):
@@ -134,9 +139,9 @@ def test_an_interrupted_run_ends_as_killed_and_keeps_what_was_logged(checkout, w
         assert last_line(screen) == "interrupted"
     time.sleep(2)  # `mlflow run` has set its last status by now
     for _ in range(150):
-        if checkout.statuses() == ["KILLED"]:
+        if small_checkout.statuses() == ["KILLED"]:
             break
         time.sleep(0.2)
-    assert checkout.statuses() == ["KILLED"]
-    (run,) = checkout.client().search_runs(["1"])
+    assert small_checkout.statuses() == ["KILLED"]
+    (run,) = small_checkout.client().search_runs(["1"])
     assert "train_loss" in run.data.metrics

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.conftest import free_port
-from tests.end_to_end.conftest import Checkout, answer_of, check_out
+from tests.end_to_end.conftest import Checkout, answer_of, check_out_small
 
 QUICK = ["-P", "iterations=5", "--env-manager", "local"]
 
@@ -15,7 +15,7 @@ QUICK = ["-P", "iterations=5", "--env-manager", "local"]
 @pytest.fixture(scope="module")
 def caller(tmp_path_factory) -> Checkout:
     """A folder with a store, after a study of one run, of a project that has been deleted."""
-    project = check_out(tmp_path_factory.mktemp("project"))
+    project = check_out_small(tmp_path_factory.mktemp("project"))
     caller = Checkout(tmp_path_factory.mktemp("caller"), project.environment)
     study = ["-e", "study", "-P", "runs=1", "-P", "conv_layer=conv2d"]
     done = caller.run("mlflow", "run", str(project.folder), *study, *QUICK)
@@ -33,12 +33,12 @@ def test_everything_lies_beside_the_store(caller):
     assert caller.statuses() == ["FINISHED"] * 3  # MLflow's, which points to the study, and its run
 
 
-def test_evaluate_and_compare_go_on_elsewhere(caller, checkout):
-    checkout.environment["MLFLOW_TRACKING_URI"] = caller.uri
+def test_evaluate_and_compare_go_on_elsewhere(caller, small_checkout):
+    small_checkout.environment["MLFLOW_TRACKING_URI"] = caller.uri
     for command in ("evaluate", "compare"):
-        done = checkout.pipeline(command)
+        done = small_checkout.pipeline(command)
         assert done.returncode == 0, done.stderr
-    assert not (checkout.folder / "mlruns").exists()
+    assert not (small_checkout.folder / "mlruns").exists()
 
 
 def test_the_ui_shows_the_artifacts(caller, tmp_path):
@@ -57,7 +57,7 @@ def test_the_ui_shows_the_artifacts(caller, tmp_path):
         server.communicate(timeout=30)
 
 
-@pytest.mark.parametrize("has_a_store", [False, True])
+@pytest.mark.parametrize("has_a_store", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_relative_store_is_refused_where_mlflow_run_does_not_find_its_run(
     empty_store, checkout, tmp_path, has_a_store
 ):

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.conftest import check_out
+from tests.end_to_end.conftest import check_out_small
 from tests.end_to_end.test_study import runs_of
 
-# Two of the five architectures, few iterations, and a test set without copies, to be quick: what
-# they learn does not matter here.
+# Two of the five architectures, few iterations, a part of MNIST, and a test set without copies, to
+# be quick: what they learn does not matter here.
 STUDY = {
     "preset": "params/rotated_reduced.yaml",
     "dataset": "rts",
     "network": "tutorial",
     "architecture": "cnn,stn-c1",
     "seeds": 1,
+    "validation_size": 500,
     "iterations": 20,
     "batch_size": 512,
 }
@@ -26,7 +27,7 @@ STUDY = {
 @pytest.fixture(scope="module")
 def family(tmp_path_factory):
     """A study of two architectures on posed digits: the checkout, the finished process."""
-    checkout = check_out(tmp_path_factory.mktemp("family"))
+    checkout = check_out_small(tmp_path_factory.mktemp("family"))
     given = [part for name, value in STUDY.items() for part in ("-P", f"{name}={value}")]
     return checkout, checkout.mlflow_run("-e", "study", "--experiment-name", "stn-mnist", *given)
 

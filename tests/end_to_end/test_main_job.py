@@ -138,7 +138,7 @@ def test_the_model_is_a_pickle_free_archive_with_its_metrics(trained):
     "kind",
     [
         "alias",
-        "run",
+        pytest.param("run", marks=pytest.mark.slow),
         pytest.param("version", marks=pytest.mark.slow),
         pytest.param("logged model", marks=pytest.mark.slow),
     ],
@@ -270,23 +270,23 @@ def test_the_served_model_answers_over_http(trained, elsewhere, monkeypatch):
         server.communicate(timeout=30)
 
 
-def test_metrics_are_in_the_store_while_the_run_goes_on(checkout):
-    process = checkout.start(
-        *(sys.executable, "-m", "pipeline", "train", "--epochs", "500"),
-        *("--validation-size", "59000", "--batch-size", "500", "--architecture", "cnn"),
+def test_metrics_are_in_the_store_while_the_run_goes_on(small_checkout):
+    process = small_checkout.start(
+        *(sys.executable, "-m", "pipeline", "train", "--epochs", "5000"),
+        *("--validation-size", "500", "--batch-size", "500", "--architecture", "cnn"),
     )
     try:
         for line in process.stdout:  # it comes as soon as the epoch has ended
             if line.startswith("epoch 2/"):
                 break
-        (run,) = checkout.client().search_runs(["1"])
+        (run,) = small_checkout.client().search_runs(["1"])
         assert run.info.status == "RUNNING"
-        history = checkout.client().get_metric_history(run.info.run_id, "val_accuracy")
+        history = small_checkout.client().get_metric_history(run.info.run_id, "val_accuracy")
         assert [metric.step for metric in history][:2] == [1, 2]
     finally:
         process.terminate()
         process.communicate(timeout=60)
-    assert checkout.client().get_run(run.info.run_id).info.status == "KILLED"
+    assert small_checkout.client().get_run(run.info.run_id).info.status == "KILLED"
 
 
 def test_the_registered_model_and_the_store_are_described(trained):

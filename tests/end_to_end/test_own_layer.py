@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PROJECT
-from tests.end_to_end.conftest import Checkout, check_out
+from tests.end_to_end.conftest import Checkout, check_out_small
 
 PAGE = (PROJECT / "docs/your-own-layer.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 (LAYER,) = (code for language, code in BLOCKS if language == "python")
-SHORT = "--iterations 5 --batch_size 512 --validation_size 50000"
+SHORT = "--iterations 5 --batch_size 512"
 
 
 def shorter(command: str) -> str:
@@ -50,7 +50,7 @@ def shell(tmp_path_factory):
     """A shell in an empty folder beside the project, with the layer's file in it."""
     folder = tmp_path_factory.mktemp("beside")
     (folder / "stn-mnist").mkdir()
-    project = check_out(folder / "stn-mnist")
+    project = check_out_small(folder / "stn-mnist")
     (project.folder / ".venv").symlink_to(sys.prefix)
     shell = Shell(project)
     setup = commands("Write the layer")
@@ -71,6 +71,7 @@ def trainings(store):
     return {run.info.run_name: run for run in runs if run.info.status == "FINISHED"}
 
 
+@pytest.mark.slow  # minutes: a dozen commands
 def test_the_page_ends_in_a_verdict_and_an_edited_layer_is_another(shell, store):
     (train,) = commands("Train it once")
     shell.type(shorter(train))

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.end_to_end.conftest import ONE_SCREEN, check_out_small, last_line
+from tests.end_to_end.conftest import ONE_SCREEN, last_line
 from tests.end_to_end.studies import (
     SMALL,
     arguments,
@@ -17,37 +17,32 @@ from tests.end_to_end.studies import (
 )
 
 
-@pytest.fixture
-def checkout(tmp_path):
-    return check_out_small(tmp_path)
-
-
-def test_an_interrupted_study_closes_its_runs_and_says_so(checkout):
-    process = checkout.start(*study_command(epochs=500, architecture="cnn"), **ONE_SCREEN)
-    wait_for_an_epoch(checkout, process)
+def test_an_interrupted_study_closes_its_runs_and_says_so(small_checkout):
+    process = small_checkout.start(*study_command(epochs=5000, architecture="cnn"), **ONE_SCREEN)
+    wait_for_an_epoch(small_checkout, process)
     process.send_signal(signal.SIGINT)
     screen, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "is closed as KILLED" in screen
     assert "Traceback" not in screen
     assert last_line(screen) == "interrupted"
-    assert set(checkout.statuses()) == {"KILLED"}
+    assert set(small_checkout.statuses()) == {"KILLED"}
 
 
-def test_a_run_that_diverges_does_not_stop_the_others(checkout):
+def test_a_run_that_diverges_does_not_stop_the_others(small_checkout):
     command = study_command(conv_layer="conv2d", lr="0.1,1e30", epochs=None, iterations=5)
-    done = checkout.run(*command, **ONE_SCREEN)
+    done = small_checkout.run(*command, **ONE_SCREEN)
     assert done.returncode == 1
     last = last_line(done.stdout)
     assert last.startswith("Error: 1 of 2 runs failed")
     assert "conv2d lr=1e+30 seed=0 failed: training diverged in epoch 1" in last
-    parent, nested = runs_of(checkout)
+    parent, nested = runs_of(small_checkout)
     assert parent.info.status == "FAILED"
     assert {name: run.info.status for name, run in nested.items()} == {
         "conv2d lr=0.1 seed=0": "FINISHED",
         "conv2d lr=1e+30 seed=0": "FAILED",
     }
-    path = checkout.client().download_artifacts(parent.info.run_id, "comparison.md")
+    path = small_checkout.client().download_artifacts(parent.info.run_id, "comparison.md")
     with open(path) as file:
         assert "conv2d lr=1e+30 seed=0 failed: training diverged" in file.read()
 
@@ -90,20 +85,20 @@ def test_eight_processes_may_create_one_store_and_write_to_it_at_once(checkout):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("time", range(3))
-def test_eight_trainings_at_once_on_a_fresh_store(checkout, time):
+def test_eight_trainings_at_once_on_a_fresh_store(small_checkout, time):
     options = arguments(("--{0}", "{1}"), **{**SMALL, "epochs": 1, "threads": 1})
     processes = [
-        checkout.start(sys.executable, "-m", "pipeline", "train", *options, "--seed", str(n))
+        small_checkout.start(sys.executable, "-m", "pipeline", "train", *options, "--seed", str(n))
         for n in range(8)
     ]
     ended = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, ended
-    assert checkout.statuses() == ["FINISHED"] * 8
-    assert len(checkout.client().search_model_versions("name='stn-mnist'")) == 8
+    assert small_checkout.statuses() == ["FINISHED"] * 8
+    assert len(small_checkout.client().search_model_versions("name='stn-mnist'")) == 8
 
 
 @pytest.mark.slow
-def test_a_study_with_eight_workers_on_a_fresh_store(checkout):
-    done = checkout.run(*study_command(runs=4, workers=8, epochs=1))
+def test_a_study_with_eight_workers_on_a_fresh_store(small_checkout):
+    done = small_checkout.run(*study_command(runs=4, workers=8, epochs=1))
     assert done.returncode == 0, done.stderr
-    assert checkout.statuses() == ["FINISHED"] * 9
+    assert small_checkout.statuses() == ["FINISHED"] * 9

@@ -8,13 +8,18 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.end_to_end.conftest import answer_of
+from tests.end_to_end.conftest import ONE_SCREEN, answer_of, check_out_small
 
 
 @pytest.fixture(scope="module")
-def served(main_job):
-    """The main job, with the UI that `python -m pipeline ui` serves, and the address it prints."""
-    checkout, done = main_job
+def served(tmp_path_factory):
+    """A short training, with the UI that `python -m pipeline ui` serves.
+
+    The checkout, what the training printed, and the address that the UI prints.
+    """
+    checkout = check_out_small(tmp_path_factory.mktemp("ui"))
+    done = checkout.pipeline("train", "--conv_layer", "coordconv2d", "--epochs", "1", **ONE_SCREEN)
+    assert done.returncode == 0, done.stdout
     server = checkout.start(sys.executable, "-m", "pipeline", "ui")
     try:
         runs_page = re.search(r"the runs are at (\S+)", server.stdout.readline())[1]
