@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import math
 import re
 import sys
+import urllib.error
 import urllib.request
 
 import mlflow
@@ -248,6 +250,25 @@ def test_the_model_loads_where_the_projects_code_is_not(elsewhere, tmp_path):
     assert (probabilities.argmax(axis=1) == labels).mean() > 0.5  # chance is 0.1
 
 
+def one_image(pixel, side=28, channels=1, count=1):
+    return [[[[pixel] * 28] * side] * channels] * count
+
+
+NO_IMAGES = {
+    "scaled to 1": one_image(0.9),
+    "NaN": one_image(math.nan),
+    "above 255": one_image(300),
+    "below 0": one_image(-1),
+    "text": one_image("white"),
+    "too narrow": one_image(200, side=27),
+    "in color": one_image(200, channels=3),
+    "no batch": one_image(200)[0],
+    "ragged": [[[[0] * 28] * 27 + [[0]]]],
+    "nothing": None,
+    "too many": one_image(9, count=10_001),
+}
+
+
 def test_the_served_model_answers_over_http(trained, elsewhere, monkeypatch):
     images, _ = first_test_images(5)
     port = free_port()
@@ -265,6 +286,15 @@ def test_the_served_model_answers_over_http(trained, elsewhere, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", trained[0].uri)
         expected = load_model("models:/stn-mnist@champion").predict(images)
         np.testing.assert_allclose(predictions, expected, rtol=1e-3, atol=1e-6)
+        for name, inputs in NO_IMAGES.items():
+            request.data = json.dumps({"inputs": inputs}).encode()
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                answer_of(server, request)
+            assert 400 <= refused.value.code < 500, name
+            if name == "scaled to 1":
+                assert "pixels are from 0 to 255, not 0 to 1" in refused.value.read().decode()
+        request.data = json.dumps({"inputs": images.tolist()}).encode()
+        assert json.loads(answer_of(server, request))["predictions"] == predictions
     finally:
         server.terminate()
         server.communicate(timeout=30)

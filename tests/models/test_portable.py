@@ -53,3 +53,35 @@ def test_every_network_is_the_same_after_export_and_reload(
     reloaded = torch.export.load(tmp_path / "model.pt2").module()
     for count in (1, 6):
         torch.testing.assert_close(reloaded(images[:count]), portable(images[:count]))
+
+
+@pytest.fixture(scope="module")
+def exported() -> torch.nn.Module:
+    network = build_model().eval()
+    portable = PortableModel(network, MNIST.mean, MNIST.std).eval().requires_grad_(False)
+    example = torch.full((4, 1, 28, 28), 200, dtype=torch.uint8)
+    dynamic = ({0: torch.export.Dim.AUTO},)
+    return torch.export.export(portable, (example,), dynamic_shapes=dynamic).module()
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (torch.rand(4, 1, 28, 28).byte(), "pixels are from 0 to 255, not 0 to 1"),
+        (torch.ones(4, 1, 28, 28).byte(), "pixels are from 0 to 255, not 0 to 1"),
+        (torch.full((10_001, 1, 28, 28), 9).byte(), "at most 10,000 images"),
+        (torch.full((4, 1, 28, 28), 200.0), "(?i)float"),
+        (torch.full((4, 1, 27, 28), 200).byte(), "28"),
+        (torch.full((4, 3, 28, 28), 200).byte(), "1"),
+    ],
+)
+def test_an_exported_model_refuses_what_are_no_images(exported, images, words):
+    with pytest.raises((RuntimeError, AssertionError), match=words):
+        exported(images)
+
+
+def test_an_exported_model_answers_an_empty_batch_and_a_blank_image_beside_others(exported):
+    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    assert exported(images[:0]).shape == (0, 10)
+    images[1, 0, 5:20, 14] = 255
+    assert exported(images).isfinite().all()
