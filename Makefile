@@ -19,6 +19,7 @@ help:
 	@echo "make train [CONV_LAYER=coordconv2d] [EPOCHS=30]         train one network, tracked by MLflow"
 	@echo "make study [RUNS=5] [EPOCHS=30] [PRESET=…] [WORKERS=2]   train runs of each layer, and compare them"
 	@echo "    until=decided [RUNS=20]                              … until each pair of layers has its verdict"
+	@echo "    EXECUTOR=ray                                         … on Ray, which \`make setup RAY=1\` installs"
 	@echo "    these take any parameter: make train architecture=stn-sl1 dataset=rotated iterations=300"
 	@echo "make evaluate [MODEL_URI=models:/stn-mnist@champion]     score a registered model again"
 	@echo "make compare [BY=conv_layer] [MARGIN=0.1]                compare the runs there are"
@@ -33,7 +34,7 @@ help:
 	@echo "make hooks                                               lint before each commit"
 	@echo "make lock                                                renew the locked versions"
 
-setup: .venv/installed
+setup: .venv/installed $(if $(RAY),.venv/ray)
 
 # uv installs the lock faster than pip; the newest uv is replaced by the locked one
 .venv/installed: requirements-dev.lock
@@ -42,12 +43,18 @@ setup: .venv/installed
 	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements-dev.lock
 	touch $@
 
+# optional: what `make study EXECUTOR=ray` needs, and the tests of it
+.venv/ray: requirements-ray.lock .venv/installed
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements-ray.lock
+	touch $@
+
 # conda.yaml repeats requirements.lock without its hashes, as MLflow reads no file that it names
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes
 lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
 lock: setup
 	$(COMPILE) requirements.txt --output-file requirements.lock
 	$(COMPILE) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) requirements-ray.txt --constraints requirements-dev.lock --output-file requirements-ray.lock
 	{ sed '/^  - pip:/q' conda.yaml; \
 	  sed -nE 's/^([a-z0-9].*[^ \\]) *\\?$$/      - "\1"/p' requirements.lock; } > conda.yaml.new
 	mv conda.yaml.new conda.yaml
@@ -61,7 +68,8 @@ train: store
 
 study: store
 	$(RUN) -e study $(if $(PRESET),-P preset=$(PRESET)) $(if $(RUNS),-P runs=$(RUNS)) \
-	  $(if $(EPOCHS),-P epochs=$(EPOCHS)) $(if $(WORKERS),-P workers=$(WORKERS)) $(GIVEN)
+	  $(if $(EPOCHS),-P epochs=$(EPOCHS)) $(if $(WORKERS),-P workers=$(WORKERS)) \
+	  $(if $(EXECUTOR),-P executor=$(EXECUTOR)) $(GIVEN)
 
 evaluate: setup
 	$(RUN) -e evaluate $(if $(MODEL_URI),-P model_uri=$(MODEL_URI)) $(GIVEN)
@@ -85,23 +93,24 @@ lint: setup
 # two processes, a file of tests in each; in their order, as those with few tests take longest
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: lint
+test: lint .venv/ray
 	$(BIN)/python $(PYTEST)
 
 # a third slower than `make test`; commands that the tests start are counted as well
-coverage: setup
+coverage: setup .venv/ray
 	$(BIN)/python $(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 hooks: setup
 	$(BIN)/pre-commit install
 
-test-slow: setup
+test-slow: setup .venv/ray
 	$(BIN)/python -m pytest -m slow
 
 # environments of their own, from the open ranges and not from the lock
 test-latest: setup
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-latest
-	$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-latest -r requirements-dev.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-latest \
+	  -r requirements-dev.txt -r requirements-ray.txt
 	.venv-latest/bin/python $(PYTEST)
 
 test-lowest: setup

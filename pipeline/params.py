@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     GetPydanticSchema,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -272,6 +273,24 @@ class StudyParams(BaseModel):
     workers: int = Field(
         0, ge=0, le=1024, description="runs trained at the same time; 0 is one for each core"
     )
+    executor: Literal["local", "ray"] = Field(
+        "local", description="what trains the runs: processes of this machine, or Ray"
+    )
+    ray_address: str | None = Field(
+        None,
+        min_length=1,
+        description="Ray cluster to train on: auto or the address of its head; by default a local "
+        "Ray, which ends with the study",
+    )
+    cpus_per_run: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="CPU cores that a run occupies on Ray, and its threads by default",
+    )
+    gpus_per_run: float = Field(
+        0, ge=0, le=1, description="GPUs that a run occupies on Ray; 0.5 lets two runs share one"
+    )
     margin: float = Field(
         0.1,
         gt=0,
@@ -283,6 +302,13 @@ class StudyParams(BaseModel):
     @classmethod
     def _most_runs(cls, values: dict[str, Any]) -> dict[str, Any]:
         return {"runs": MOST_RUNS, **values} if values.get("until") == "decided" else values
+
+    @field_validator("ray_address", "cpus_per_run", "gpus_per_run")
+    @classmethod
+    def _only_on_ray(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.data.get("executor") == "local":
+            raise ValueError("needs executor=ray")
+        return value
 
 
 def check_margin(margin: float) -> None:

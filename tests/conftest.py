@@ -109,12 +109,13 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    passed = [
-        report
-        for report in terminalreporter.stats.get("passed", ())
-        if report.keywords.get("postgres")
-    ]
-    terminalreporter.write_line(f"{len(passed)} tests ran on PostgreSQL")
+    passed = terminalreporter.stats.get("passed", ())
+    postgres = [report for report in passed if report.keywords.get("postgres")]
+    terminalreporter.write_line(f"{len(postgres)} tests ran on PostgreSQL")
+    ray = {dict(report.user_properties).get("ray") for report in passed} - {None}
+    terminalreporter.write_line(
+        f"studies ran on Ray {', '.join(ray)}" if ray else "no study ran on Ray"
+    )
 
 
 @pytest.fixture

@@ -101,11 +101,12 @@ WITHIN = {
         *("files", "formats", "looks", "page", "pairs", "report", "sequential"),
     },
     "study.local_processes": {"executor"},
+    "study.ray_tasks": {"executor"},
     "study.progress": {"executor"},
     "study.resume": {"executor", "plan"},
     "study.conclusion": {"plan"},
     "study.study": {
-        *("conclusion", "executor", "local_processes", "plan", "progress", "resume"),
+        *("conclusion", "executor", "local_processes", "plan", "progress", "ray_tasks", "resume"),
     },
     "tracking.experiments": {"links", "project_run", "store", "views", "vocabulary"},
     "tracking.links": {"store", "views"},
@@ -205,7 +206,8 @@ def test_help_and_the_tables_of_names_need_no_heavy_package():
         "    assert CliRunner().invoke(main, [*arguments, '--help']).exit_code == 0\n"
         "import pipeline.models.conv_layers, pipeline.models.placements\n"
         "import pipeline.models.transforms, pipeline.params\n"
-        "sys.exit(', '.join({'torch', 'mlflow', 'matplotlib', 'loky'} & sys.modules.keys()) or 0)\n"
+        "heavy = {'torch', 'mlflow', 'matplotlib', 'loky', 'ray'}\n"
+        "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -233,7 +235,7 @@ def locked_versions(name: str) -> dict[str, set[str]]:
     return versions
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev", "requirements-ray"])
 def test_the_lock_has_a_version_of_each_requirement_and_hashes_of_all(name):
     locked = locked_versions(f"{name}.lock")
     for requirement in map(Requirement, lines_of(f"{name}.txt")):

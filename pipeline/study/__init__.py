@@ -6,6 +6,7 @@
 - `resume`: how a study is continued: its lock, its checkpoints, what is left to train.
 - `executor`: a training as a task, and what an executor is, which trains tasks.
 - `local_processes`: the executor that trains in processes of this machine.
+- `ray_tasks`: the executor that trains on Ray, locally or on a cluster.
 - `progress`: how far the study is, on the terminal and in the parent run.
 
 The command line uses `plan` and `study`.

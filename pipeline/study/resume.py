@@ -97,7 +97,8 @@ def tasks_of(
             # its process was perhaps killed before it could remove the checkpoint
             _checkpoint_file(finished[-1]).unlink(missing_ok=True)
             continue
-        settings = {"threads": params.threads or 1, "experiment": experiment}
+        threads = params.threads or study.params.cpus_per_run
+        settings = {"threads": threads, "experiment": experiment}
         task = Task(name, params.model_copy(update=settings), protocol_label(params))
         if attempts and _can_continue(attempts[-1]):
             task.run_id = attempts[-1].run_id

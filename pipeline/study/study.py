@@ -17,12 +17,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pipeline.comparison.looks import is_decided, look_sentence, plan_sentence
 from pipeline.data import mnist
 from pipeline.errors import PipelineError
-from pipeline.params import RunParams
+from pipeline.params import RunParams, StudyParams
 from pipeline.study.conclusion import (
     Comparison,
     StudySummary,
@@ -35,6 +36,7 @@ from pipeline.study.executor import StartExecutor, Task
 from pipeline.study.local_processes import LocalProcesses
 from pipeline.study.plan import Study
 from pipeline.study.progress import ProgressReporter
+from pipeline.study.ray_tasks import RayTasks, check_installed
 from pipeline.study.resume import checkpoint_folder, locked, tasks_of
 from pipeline.tracking.experiments import current_experiment
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
@@ -53,13 +55,17 @@ from pipeline.training.network import check_network
 UPDATE_SECONDS = 2.0  # between two readings of the store for the progress
 
 
-def run_study(study: Study, start_executor: StartExecutor = LocalProcesses) -> StudySummary:
+def run_study(study: Study, start_executor: StartExecutor | None = None) -> StudySummary:
     """Train what is left of a study, compare its runs, and promote the best models.
+
+    Args:
+        start_executor: None for the one that the study's parameters name.
 
     Raises:
         PipelineError: on unusable data or store, if the study is running already, or if runs
             failed; the other runs and their comparison are in the store then.
     """
+    start_executor = start_executor or _executor_of(study.params)
     for params in study.runs:
         if params.seed == study.runs[0].seed:  # one of each kind
             check_network(params)
@@ -90,6 +96,23 @@ def run_study(study: Study, start_executor: StartExecutor = LocalProcesses) -> S
             study, parent, experiment=experiment, folder=folder, start_executor=start_executor
         )
         return conclude(study, parent, comparison)
+
+
+def _executor_of(params: StudyParams) -> StartExecutor:
+    """What starts the executor that the parameters name.
+
+    Raises:
+        PipelineError: if it is not installed.
+    """
+    if params.executor == "local":
+        return LocalProcesses
+    check_installed()
+    return partial(
+        RayTasks,
+        address=params.ray_address or "",
+        cpus_per_run=params.cpus_per_run,
+        gpus_per_run=params.gpus_per_run,
+    )
 
 
 def _train_in_rounds(

@@ -202,3 +202,13 @@ def lacks_the_run() -> PipelineError:
         "project runs; allowed: a server, or the absolute path of a SQLite file, such as "
         "sqlite:////home/me/mlflow.db"
     )
+
+
+def environment_of_client() -> dict[str, str]:
+    """The environment variables by which a process on another machine uses the same store.
+
+    They may contain passwords.
+    """
+    own = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    own.pop("MLFLOW_RUN_ID", None)
+    return {**own, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.end_to_end.conftest import ONE_SCREEN, check_out_small, last_line
+from tests.end_to_end.processes import listening, started_with
 from tests.end_to_end.studies import (
     SMALL,
     arguments,
@@ -63,6 +64,32 @@ def test_a_study_ends_with_its_table_and_its_runs_nested(small_study):
     assert len(table_of(checkout, parent)) >= 2
     assert set(checkout.statuses()) == {"FINISHED"}
     assert not list((checkout.folder / "checkpoints").glob("*.pt"))
+
+
+def test_on_a_local_ray_a_study_gives_the_same_bits_and_leaves_no_process(
+    small_study, tmp_path, record_property
+):
+    ray = pytest.importorskip("ray")
+    checkout = check_out_small(tmp_path)
+    checkout.environment["STUDY_ON_RAY"] = str(checkout.folder)
+    mark = f"STUDY_ON_RAY={checkout.folder}"
+    process = checkout.start(*study_command(executor="ray"), **ONE_SCREEN)
+    wait_for_an_epoch(checkout, process)
+    processes = started_with(mark)
+    assert any("raylet" in command for command in processes.values())
+    assert listening(processes) == {"127.0.0.1"}
+    screen, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, screen
+    assert not started_with(mark)
+    parent, nested = runs_of(checkout)
+    assert last_line(screen).startswith(f"run {parent.info.run_id}: see http://")
+    assert set(checkout.statuses()) == {"FINISHED"}
+    local, _ = small_study
+    local_parent, local_nested = runs_of(local)
+    assert table_of(checkout, parent) == table_of(local, local_parent)
+    for name, run in nested.items():
+        assert history_of(checkout, run) == history_of(local, local_nested[name])
+    record_property("ray", ray.__version__)  # the summary says so
 
 
 def test_the_output_is_readable_where_it_is_no_terminal(small_study):
