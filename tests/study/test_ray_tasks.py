@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.study.ray_tasks import RayTasks
-from tests.end_to_end.conftest import free_port
+from tests.conftest import free_port
 
 
 def study(*options):
