@@ -13,7 +13,7 @@ GIVEN := $(addprefix -P ,$(filter $(addsuffix %,a b c d e f g h i j k l m n o p 
   $(MAKEOVERRIDES)))
 
 .PHONY: help setup lock hooks store train study evaluate compare ui server lint test test-slow \
-  coverage test-latest test-lowest browser postgres bench calibration
+  coverage test-latest test-lowest browser postgres audit bench calibration
 
 help:
 	@echo "make train [CONV_LAYER=coordconv2d] [EPOCHS=30]         train one network, tracked by MLflow"
@@ -32,6 +32,7 @@ help:
 	@echo "make test-latest, make test-lowest                       the tests with the newest or the lowest versions"
 	@echo "make coverage                                            which lines of pipeline/ no test reaches"
 	@echo "make hooks                                               lint before each commit"
+	@echo "make audit                                               known vulnerabilities of the locked versions"
 	@echo "make lock                                                renew the locked versions"
 
 setup: .venv/installed $(if $(RAY),.venv/ray)
@@ -119,6 +120,12 @@ test-lowest: setup
 	  --resolution lowest-direct -r requirements-dev.txt
 	.venv-lowest/bin/python $(PYTEST) tests/end_to_end/test_main_job.py tests/test_project.py \
 	  tests/tracking tests/training/test_loop.py
+
+# uvx, because pip-audit is no part of the project: it only reads the lock. --strict, because a
+# package that its index does not know would otherwise count as sound.
+audit: setup
+	$(BIN)/uvx pip-audit@2.10.1 --strict --disable-pip --require-hashes --progress-spinner off \
+	  --requirement requirements-dev.lock
 
 bench: setup
 	$(BIN)/python -m benchmarks.throughput $(if $(QUICK),--quick)

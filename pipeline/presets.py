@@ -42,7 +42,7 @@ def resolve(given: dict[str, Any]) -> RunParams:
             listed = shortened(",".join(map(str, values)))
             raise PipelineError(
                 f"preset {given['preset']}: {name} is a list, {listed}, which is for a study; "
-                f"for one training, choose: --{name} {values[0]}"
+                f"for one training, choose: --{name} {shortened(str(values[0]))}"
             )
     return complete({**preset, **given})
 

@@ -182,6 +182,32 @@ def test_only_tracking_imports_mlflow(module):
     assert module.startswith("tracking.") or not uses_mlflow
 
 
+# what each of these must be given, so that it cannot run code that is in a file
+SAFE = {
+    "torch.load": {"weights_only": True},
+    "np.load": {"allow_pickle": False},
+    "yaml.compose": {"Loader": "SafeLoader"},
+    "mlflow.pytorch.log_model": {"serialization_format": "pt2"},
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_unpickled(module):
+    path = PROJECT / "pipeline" / (module.replace(".", "/") + ".py")
+    unsafe = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+    assert not unsafe & {name.split(".")[0] for name in imports_of(module)}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        function = ast.unparse(node.func)
+        assert function not in {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec"}
+        keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+        for name, value in SAFE.get(function, {}).items():
+            given = keywords.get(name)
+            given = given.attr if isinstance(given, ast.Attribute) else ast.literal_eval(given)
+            assert given == value, f"{function} without {name}={value}"
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_names_of_tags_and_artifacts_are_spelled_in_the_vocabulary_only(module):
     if module == "tracking.vocabulary":

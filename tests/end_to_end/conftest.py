@@ -105,6 +105,7 @@ def check_out(folder: Path) -> Checkout:
     (folder / "data").symlink_to(PROJECT / "data")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # nothing here is unpickled
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes that idle
     environment["OMP_NUM_THREADS"] = "1"  # another test runs beside this one
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
