@@ -13,7 +13,7 @@ GIVEN := $(addprefix -P ,$(filter $(addsuffix %,a b c d e f g h i j k l m n o p 
   $(MAKEOVERRIDES)))
 
 .PHONY: help setup lock hooks store train study evaluate compare ui server lint test test-slow \
-  coverage test-latest test-lowest browser postgres audit bench calibration
+  coverage test-latest test-lowest browser postgres audit faults bench calibration
 
 help:
 	@echo "make train [CONV_LAYER=coordconv2d] [EPOCHS=30]         train one network, tracked by MLflow"
@@ -32,6 +32,7 @@ help:
 	@echo "make test-latest, make test-lowest                       the tests with the newest or the lowest versions"
 	@echo "make coverage                                            which lines of pipeline/ no test reaches"
 	@echo "make hooks                                               lint before each commit"
+	@echo "make faults [ROUNDS=20] [FAULT=worker]                   what studies lose that are killed or damaged"
 	@echo "make audit                                               known vulnerabilities of the locked versions"
 	@echo "make lock                                                renew the locked versions"
 
@@ -120,6 +121,10 @@ test-lowest: setup
 	  --resolution lowest-direct -r requirements-dev.txt
 	.venv-lowest/bin/python $(PYTEST) tests/end_to_end/test_main_job.py tests/test_project.py \
 	  tests/tracking tests/training/test_loop.py
+
+# hours, beside which nothing else should run; ROUNDS=1 takes some minutes
+faults: setup
+	$(BIN)/python -m tests.faults --rounds $(or $(ROUNDS),20) $(FAULT)
 
 # uvx, because pip-audit is no part of the project: it only reads the lock. --strict, because a
 # package that its index does not know would otherwise count as sound.

@@ -1,6 +1,7 @@
 """What processes a command has started, and where they listen; from Linux' /proc."""
 
 import ipaddress
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,3 +37,21 @@ def listening(processes) -> set[str]:
                 parsed = ipaddress.ip_address(address)
                 addresses.add(str(getattr(parsed, "ipv4_mapped", None) or parsed))
     return addresses
+
+
+def worker_processes(pid):
+    """The processes below another one that train."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat") as file:
+                parent = int(file.read().rpartition(")")[2].split()[1])
+            with open(f"/proc/{entry}/cmdline") as file:
+                command = file.read()
+        except OSError:
+            continue
+        if parent == pid and "popen_loky" in command:
+            found.append(int(entry))
+    return found

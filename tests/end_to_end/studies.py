@@ -6,6 +6,8 @@ import time
 # a few large batches; what it learns does not matter here
 SMALL = {"epochs": 2, "batch_size": 512, "lr": 0.05, "momentum": 0.5}
 
+TIMES = {"epoch_seconds", "images_per_second"}  # the only metrics that may differ
+
 
 def arguments(form, **given):
     return [part.format(name, value) for name, value in given.items() for part in form]
@@ -48,3 +50,21 @@ def wait_for_an_epoch(checkout, process):
             return
         time.sleep(0.1)
     raise TimeoutError("no epoch has ended")
+
+
+def history_of(checkout, run):
+    """Every metric of a run but the times, with its steps and values."""
+    return {
+        name: [
+            (metric.step, metric.value)
+            for metric in checkout.client().get_metric_history(run.info.run_id, name)
+        ]
+        for name in run.data.metrics
+        if name not in TIMES
+    }
+
+
+def table_of(checkout, parent):
+    path = checkout.client().download_artifacts(parent.info.run_id, "comparison.md")
+    with open(path) as file:
+        return [line for line in file.read().splitlines() if line.startswith("| c")]

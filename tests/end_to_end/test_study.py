@@ -9,16 +9,16 @@ import time
 import pytest
 
 from tests.end_to_end.conftest import ONE_SCREEN, check_out_small, last_line
-from tests.end_to_end.processes import listening, started_with
+from tests.end_to_end.processes import listening, started_with, worker_processes
 from tests.end_to_end.studies import (
     SMALL,
     arguments,
+    history_of,
     runs_of,
     study_command,
+    table_of,
     wait_for_an_epoch,
 )
-
-TIMES = {"epoch_seconds", "images_per_second"}  # the only metrics that may differ
 
 
 @pytest.fixture(scope="module")
@@ -28,24 +28,6 @@ def small_study(tmp_path_factory):
     given = arguments(("-P", "{0}={1}"), **SMALL, runs=1)
     command = ["-e", "study", "--experiment-name", "stn-mnist", *given]
     return checkout, checkout.mlflow_run(*command, **ONE_SCREEN)
-
-
-def history_of(checkout, run):
-    """Every metric of a run but the times, with its steps and values."""
-    return {
-        name: [
-            (metric.step, metric.value)
-            for metric in checkout.client().get_metric_history(run.info.run_id, name)
-        ]
-        for name in run.data.metrics
-        if name not in TIMES
-    }
-
-
-def table_of(checkout, parent):
-    path = checkout.client().download_artifacts(parent.info.run_id, "comparison.md")
-    with open(path) as file:
-        return [line for line in file.read().splitlines() if line.startswith("| c")]
 
 
 def test_a_study_ends_with_its_table_and_its_runs_nested(small_study):
@@ -171,24 +153,6 @@ def kill_a_worker(process, seconds):
     time.sleep(seconds)
     for worker in worker_processes(process.pid)[:1]:
         os.kill(worker, signal.SIGKILL)
-
-
-def worker_processes(pid):
-    """The processes below another one that train."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            with open(f"/proc/{entry}/stat") as file:
-                parent = int(file.read().rpartition(")")[2].split()[1])
-            with open(f"/proc/{entry}/cmdline") as file:
-                command = file.read()
-        except OSError:
-            continue
-        if parent == pid and "popen_loky" in command:
-            found.append(int(entry))
-    return found
 
 
 def test_a_killed_study_comes_to_the_same_metrics_and_table(small_study, killed_study):
