@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from pipeline.study.progress import ProgressReporter
 from pipeline.study.ray_tasks import RayTasks, check_installed
 from pipeline.study.resume import checkpoint_folder, locked, tasks_of
 from pipeline.tracking.experiments import current_experiment
+from pipeline.tracking.lease import lease
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
 from pipeline.tracking.runs import (
     TrackedRun,
@@ -47,8 +48,9 @@ from pipeline.tracking.runs import (
     open_run,
     reopen_run,
 )
-from pipeline.tracking.store import ensure_store, plain_errors
-from pipeline.tracking.vocabulary import Tag
+from pipeline.tracking.shared_checkpoints import remove_shared
+from pipeline.tracking.store import ensure_store, is_on_this_machine, plain_errors
+from pipeline.tracking.vocabulary import IN_ARTIFACTS, Tag
 from pipeline.training.checkpoint import checkpoint_path
 from pipeline.training.network import check_network
 
@@ -73,29 +75,51 @@ def run_study(study: Study, start_executor: StartExecutor | None = None) -> Stud
     first = study.runs[0]
     mnist.load_mnist(first.data_dir)  # unpacked once, before the workers read it
     experiment = current_experiment(first.experiment)
-    started = parent_of_study(experiment, study.id)
-    folder = checkpoint_folder(study, started)
+    with ExitStack() as stack:
+        started = parent_of_study(experiment, study.id)
+        leased = started is not None and not is_on_this_machine()
+        if started is not None and leased:
+            stack.enter_context(lease(started.run_id))
+        folder = checkpoint_folder(study, started, leased)
+        stack.enter_context(locked(study, folder))
+        in_artifacts = study.params.executor == "ray"
+        checkpoints = None if in_artifacts else folder
+        parent = stack.enter_context(_opened(study, started, experiment, checkpoints))
+        if not leased and not is_on_this_machine():
+            stack.enter_context(lease(parent.run_id))
+            _check_alone(study, parent, experiment)
+        if study.design:
+            print(f"plan: {plan_sentence(study.design, noun_of_groups(study))}")
+        comparison = _train_in_rounds(
+            study, parent, experiment=experiment, folder=checkpoints, start_executor=start_executor
+        )
+        return conclude(study, parent, comparison)
+
+
+def _opened(
+    study: Study, started: RecordedRun | None, experiment: str, checkpoints: Path | None
+) -> AbstractContextManager[TrackedRun]:
+    """The parent run, open: a new one, or the one of an earlier start."""
     note = description(study)
     varied = {name: ",".join(map(str, values)) for name, values in study.varied.items()}
     tags = {
         Tag.STUDY: study.id,
-        Tag.CHECKPOINTS: str(folder),
+        Tag.CHECKPOINTS: str(checkpoints or IN_ARTIFACTS),
         Tag.HOST: socket.gethostname(),
     }
     if study.design:
         tags[Tag.DESIGN] = study.design.to_json()
-    opened = (
-        reopen_run(started.run_id, note, params=varied, tags=tags)
-        if started
-        else open_run(f"study {study.label}", note, experiment=experiment, params=varied, tags=tags)
-    )
-    with locked(study, folder), opened as parent:
-        if study.design:
-            print(f"plan: {plan_sentence(study.design, noun_of_groups(study))}")
-        comparison = _train_in_rounds(
-            study, parent, experiment=experiment, folder=folder, start_executor=start_executor
-        )
-        return conclude(study, parent, comparison)
+    if started:
+        return reopen_run(started.run_id, note, params=varied, tags=tags)
+    name = f"study {study.label}"
+    return open_run(name, note, experiment=experiment, params=varied, tags=tags)
+
+
+def _check_alone(study: Study, parent: TrackedRun, experiment: str) -> None:
+    """Raises PipelineError if another machine has started the same new study a moment before."""
+    oldest = parent_of_study(experiment, study.id)
+    if oldest is not None and oldest.run_id != parent.run_id:
+        raise PipelineError(f"this study was started elsewhere at the same moment: {oldest.url}")
 
 
 def _executor_of(params: StudyParams) -> StartExecutor:
@@ -120,7 +144,7 @@ def _train_in_rounds(
     parent: TrackedRun,
     *,
     experiment: str,
-    folder: Path,
+    folder: Path | None,
     start_executor: StartExecutor,
 ) -> Comparison:
     """Train to the next look until each pair has its verdict, a run has failed, or all are trained.
@@ -130,7 +154,9 @@ def _train_in_rounds(
     """
     for runs in _rounds_left(study, training_runs(experiment, study.id)):
         recorded = training_runs(experiment, study.id)
-        tasks, finished = tasks_of(study, runs, recorded=recorded, experiment=experiment)
+        tasks, finished = tasks_of(
+            study, runs, recorded=recorded, experiment=experiment, folder=folder
+        )
         _print_counts(tasks, finished)
         _train(
             study,
@@ -177,7 +203,7 @@ def _train(
     tasks: list[Task],
     *,
     finished_runs: list[RecordedRun],
-    folder: Path,
+    folder: Path | None,
     start_executor: StartExecutor,
 ) -> None:
     """Train the tasks to their end; on an interruption, stop them and close their runs."""
@@ -188,10 +214,10 @@ def _train(
                 Tag.STUDY: study.id,
                 Tag.STUDY_RUN: task.name,
                 Tag.PROTOCOL: task.protocol_label,
-                Tag.CHECKPOINTS: str(folder),
+                Tag.CHECKPOINTS: str(folder or IN_ARTIFACTS),
             }
             task.run_id = create_nested_run(parent, task.name, tags)
-            task.checkpoint_file = checkpoint_path(folder, task.run_id)
+            task.checkpoint_file = checkpoint_path(folder, task.run_id) if folder else None
         task.state = "running"
 
     def on_end(task: Task, error: str) -> None:
@@ -226,6 +252,8 @@ def _close(task: Task) -> None:
             close_run(task.run_id, status, task.error)
         if task.state == "failed" and task.checkpoint_file:
             task.checkpoint_file.unlink(missing_ok=True)
+        elif task.state == "failed" and task.run_id:
+            remove_shared(task.run_id)
 
 
 @contextmanager
