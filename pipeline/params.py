@@ -61,7 +61,7 @@ def _layer_name(value: Any) -> Any:
 
 # What a comparison varies, and what does not change the science: no part of a protocol.
 _VARIED = {"conv_layer", "seed"}
-_NOT_SCIENCE = {"data_dir", "device", "threads", "preset", "experiment"}
+_NOT_SCIENCE = {"data_dir", "device", "threads", "store_patience", "preset", "experiment"}
 _OF_STEP_SCHEDULE = {"lr_step", "lr_step_iterations", "lr_gamma"}
 IN_PLACE_OF = {"iterations": "epochs", "lr_step_iterations": "lr_step"}  # the former, if not 0
 
@@ -170,6 +170,9 @@ class RunParams(BaseModel):
         "auto", description="auto takes a GPU where there is one"
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of torch; 0 is every core")
+    store_patience: float = Field(
+        10.0, ge=0, description="minutes to wait for a store that does not answer any more"
+    )
     preset: str | None = Field(
         None, min_length=1, description="YAML file of parameters, such as params/replication.yaml"
     )

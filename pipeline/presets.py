@@ -21,7 +21,7 @@ from pipeline.models.conv_layers import pinned
 from pipeline.params import IN_PLACE_OF, RunParams, StudyParams, shortened, validated
 
 # the parameters of a run of which a study takes one value, never a list
-_NO_LIST = {"preset", "experiment", "data_dir", "device", "threads"}
+_NO_LIST = {"preset", "experiment", "data_dir", "device", "threads", "store_patience"}
 
 
 def resolve(given: dict[str, Any]) -> RunParams:

@@ -16,7 +16,8 @@ from loky import ProcessPoolExecutor, cpu_count
 from loky.process_executor import BrokenProcessPool, ShutdownExecutorError
 from tqdm import tqdm
 
-from pipeline.study.executor import Task, train_task
+from pipeline.study.executor import Interruption, Task, train_task
+from pipeline.tracking.patience import StoreAway
 
 ATTEMPTS = 3  # processes that may die in the same epoch of a training before the training fails
 
@@ -67,7 +68,9 @@ class LocalProcesses:
             try:
                 self._on_start(task)
                 error = self._train(worker, task)
-            except Exception as problem:  # such as a store that cannot be reached any more
+            except StoreAway as problem:
+                error = Interruption(problem)
+            except Exception as problem:
                 error = " ".join(f"{type(problem).__name__}: {problem}".split())
             if not self._stopped:
                 self._on_end(task, error)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.study.executor import Task, train_task
+from pipeline.study.executor import Interruption, Task, train_task
+from pipeline.tracking.patience import StoreAway
 from pipeline.tracking.store import environment_of_client
 
 RETRIES = 9  # of a training whose process or node dies, in all
@@ -110,7 +111,10 @@ class RayTasks:
     def _submit(self, task: Task) -> None:
         try:
             self._on_start(task)
-        except Exception as problem:  # such as a store that cannot be reached any more
+        except StoreAway as problem:
+            self._on_end(task, Interruption(problem))
+            return
+        except Exception as problem:
             self._on_end(task, _one_line(problem))
             return
         result = self._train.remote(task, str(Path.cwd()), environment_of_client())

@@ -13,16 +13,12 @@ up to the runs of the next look, and stops at the look at which each pair has it
 """
 
 import socket
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 from pipeline.comparison.looks import is_decided, look_sentence, plan_sentence
 from pipeline.data import mnist
-from pipeline.errors import PipelineError
 from pipeline.params import RunParams, StudyParams
 from pipeline.study.conclusion import (
     Comparison,
@@ -32,14 +28,14 @@ from pipeline.study.conclusion import (
     description,
     noun_of_groups,
 )
-from pipeline.study.executor import StartExecutor, Task
+from pipeline.study.executor import Interruption, StartExecutor, Task
 from pipeline.study.local_processes import LocalProcesses
 from pipeline.study.plan import Study
 from pipeline.study.progress import ProgressReporter
 from pipeline.study.ray_tasks import RayTasks, check_installed
 from pipeline.study.resume import checkpoint_folder, locked, tasks_of
 from pipeline.tracking.experiments import current_experiment
-from pipeline.tracking.lease import lease
+from pipeline.tracking.patience import StoreAway, without_waiting
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
 from pipeline.tracking.runs import (
     TrackedRun,
@@ -48,9 +44,8 @@ from pipeline.tracking.runs import (
     open_run,
     reopen_run,
 )
-from pipeline.tracking.shared_checkpoints import remove_shared
-from pipeline.tracking.store import ensure_store, is_on_this_machine, plain_errors
-from pipeline.tracking.vocabulary import IN_ARTIFACTS, Tag
+from pipeline.tracking.store import ensure_store, errors_printed
+from pipeline.tracking.vocabulary import Tag
 from pipeline.training.checkpoint import checkpoint_path
 from pipeline.training.network import check_network
 
@@ -75,51 +70,38 @@ def run_study(study: Study, start_executor: StartExecutor | None = None) -> Stud
     first = study.runs[0]
     mnist.load_mnist(first.data_dir)  # unpacked once, before the workers read it
     experiment = current_experiment(first.experiment)
-    with ExitStack() as stack:
-        started = parent_of_study(experiment, study.id)
-        leased = started is not None and not is_on_this_machine()
-        if started is not None and leased:
-            stack.enter_context(lease(started.run_id))
-        folder = checkpoint_folder(study, started, leased)
-        stack.enter_context(locked(study, folder))
-        in_artifacts = study.params.executor == "ray"
-        checkpoints = None if in_artifacts else folder
-        parent = stack.enter_context(_opened(study, started, experiment, checkpoints))
-        if not leased and not is_on_this_machine():
-            stack.enter_context(lease(parent.run_id))
-            _check_alone(study, parent, experiment)
-        if study.design:
-            print(f"plan: {plan_sentence(study.design, noun_of_groups(study))}")
-        comparison = _train_in_rounds(
-            study, parent, experiment=experiment, folder=checkpoints, start_executor=start_executor
-        )
-        return conclude(study, parent, comparison)
-
-
-def _opened(
-    study: Study, started: RecordedRun | None, experiment: str, checkpoints: Path | None
-) -> AbstractContextManager[TrackedRun]:
-    """The parent run, open: a new one, or the one of an earlier start."""
+    started = parent_of_study(experiment, study.id)
+    folder = checkpoint_folder(study, started)
     note = description(study)
     varied = {name: ",".join(map(str, values)) for name, values in study.varied.items()}
     tags = {
         Tag.STUDY: study.id,
-        Tag.CHECKPOINTS: str(checkpoints or IN_ARTIFACTS),
+        Tag.CHECKPOINTS: str(folder),
         Tag.HOST: socket.gethostname(),
     }
     if study.design:
         tags[Tag.DESIGN] = study.design.to_json()
-    if started:
-        return reopen_run(started.run_id, note, params=varied, tags=tags)
-    name = f"study {study.label}"
-    return open_run(name, note, experiment=experiment, params=varied, tags=tags)
-
-
-def _check_alone(study: Study, parent: TrackedRun, experiment: str) -> None:
-    """Raises PipelineError if another machine has started the same new study a moment before."""
-    oldest = parent_of_study(experiment, study.id)
-    if oldest is not None and oldest.run_id != parent.run_id:
-        raise PipelineError(f"this study was started elsewhere at the same moment: {oldest.url}")
+    opened = (
+        reopen_run(
+            started.run_id, note, params=varied, tags=tags, store_patience=first.store_patience
+        )
+        if started
+        else open_run(
+            f"study {study.label}",
+            note,
+            experiment=experiment,
+            params=varied,
+            tags=tags,
+            store_patience=first.store_patience,
+        )
+    )
+    with locked(study, folder), opened as parent:
+        if study.design:
+            print(f"plan: {plan_sentence(study.design, noun_of_groups(study))}")
+        comparison = _train_in_rounds(
+            study, parent, experiment=experiment, folder=folder, start_executor=start_executor
+        )
+        return conclude(study, parent, comparison)
 
 
 def _executor_of(params: StudyParams) -> StartExecutor:
@@ -144,7 +126,7 @@ def _train_in_rounds(
     parent: TrackedRun,
     *,
     experiment: str,
-    folder: Path | None,
+    folder: Path,
     start_executor: StartExecutor,
 ) -> Comparison:
     """Train to the next look until each pair has its verdict, a run has failed, or all are trained.
@@ -154,9 +136,7 @@ def _train_in_rounds(
     """
     for runs in _rounds_left(study, training_runs(experiment, study.id)):
         recorded = training_runs(experiment, study.id)
-        tasks, finished = tasks_of(
-            study, runs, recorded=recorded, experiment=experiment, folder=folder
-        )
+        tasks, finished = tasks_of(study, runs, recorded=recorded, experiment=experiment)
         _print_counts(tasks, finished)
         _train(
             study,
@@ -203,7 +183,7 @@ def _train(
     tasks: list[Task],
     *,
     finished_runs: list[RecordedRun],
-    folder: Path | None,
+    folder: Path,
     start_executor: StartExecutor,
 ) -> None:
     """Train the tasks to their end; on an interruption, stop them and close their runs."""
@@ -214,10 +194,10 @@ def _train(
                 Tag.STUDY: study.id,
                 Tag.STUDY_RUN: task.name,
                 Tag.PROTOCOL: task.protocol_label,
-                Tag.CHECKPOINTS: str(folder or IN_ARTIFACTS),
+                Tag.CHECKPOINTS: str(folder),
             }
             task.run_id = create_nested_run(parent, task.name, tags)
-            task.checkpoint_file = checkpoint_path(folder, task.run_id) if folder else None
+            task.checkpoint_file = checkpoint_path(folder, task.run_id)
         task.state = "running"
 
     def on_end(task: Task, error: str) -> None:
@@ -229,16 +209,23 @@ def _train(
     progress = ProgressReporter(parent, tasks, finished_runs)
     executor = start_executor(tasks, workers=study.params.workers, on_start=on_start, on_end=on_end)
     try:
-        while executor.busy():
+        while executor.busy() and not any(map(_is_interrupted, tasks)):
             time.sleep(UPDATE_SECONDS)
-            with _store_errors_printed("the progress could not be read"):
+            with errors_printed("the progress could not be read"), without_waiting():
                 progress.update()
     finally:
         executor.stop()
         for task in tasks:
-            _close(task)
-        with _store_errors_printed("the progress could not be stored"):
+            if task.state in ("running", "failed"):
+                _close(task)
+        with errors_printed("the progress could not be stored"), without_waiting():
             progress.close()
+    for task in filter(_is_interrupted, tasks):
+        raise StoreAway(f"{task.error}; the same command goes on from the checkpoints")
+
+
+def _is_interrupted(task: Task) -> bool:
+    return isinstance(task.error, Interruption)
 
 
 def _close(task: Task) -> None:
@@ -246,21 +233,9 @@ def _close(task: Task) -> None:
 
     A task that failed is repeated from its beginning.
     """
-    with _store_errors_printed(f"the run of {task.name} could not be closed"):
+    failed = task.state == "failed" and not _is_interrupted(task)
+    with errors_printed(f"the run of {task.name} could not be closed"):
         if task.run_id:
-            status = "FAILED" if task.state == "failed" else "KILLED"
-            close_run(task.run_id, status, task.error)
-        if task.state == "failed" and task.checkpoint_file:
+            close_run(task.run_id, "FAILED" if failed else "KILLED", task.error)
+        if failed and task.checkpoint_file:
             task.checkpoint_file.unlink(missing_ok=True)
-        elif task.state == "failed" and task.run_id:
-            remove_shared(task.run_id)
-
-
-@contextmanager
-def _store_errors_printed(what: str) -> Iterator[None]:
-    """Print an error of the store instead of raising it: it must not stop the trainings."""
-    try:
-        with plain_errors():
-            yield
-    except PipelineError as problem:
-        print(f"{what}: {problem}", file=sys.stderr)

@@ -13,8 +13,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.errors import PipelineError
 from pipeline.tracking.links import run_page
+from pipeline.tracking.patience import patiently
 from pipeline.tracking.store import without_credentials
-from pipeline.tracking.vocabulary import IN_ARTIFACTS, Metric, Tag
+from pipeline.tracking.vocabulary import Metric, Tag
 
 RUNS_AT_ONCE = 1000  # that the store is asked for; a server sends some 5 KB of each
 
@@ -119,12 +120,9 @@ class RecordedRun:
 
     @property
     def checkpoint_folder(self) -> Path | None:
-        """The folder of the study's checkpoints.
-
-        None if they are among the artifacts, or the run belongs to no study.
-        """
+        """The folder of the study's checkpoints; None if the run belongs to no study."""
         folder = self.tags.get(Tag.CHECKPOINTS)
-        return Path(folder) if folder and folder != IN_ARTIFACTS else None
+        return Path(folder) if folder else None
 
     @property
     def has_epochs(self) -> bool:
@@ -176,11 +174,13 @@ class RecordedRun:
         return int(self.metrics.get(Metric.RUNS_FINISHED, 0))
 
 
+@patiently("reading a run")
 def recorded_run(run_id: str) -> RecordedRun:
     """The run with this id."""
     return _recorded(mlflow.get_run(run_id))
 
 
+@patiently("reading runs")
 def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun]:
     """All training runs of an experiment, or of one study in it, in any state; oldest first.
 
@@ -257,6 +257,7 @@ def artifact_text(run_id: str, name: str) -> str | None:
     return None if content is None else content.decode()
 
 
+@patiently("reading files")
 def artifact_bytes(run_id: str, name: str) -> bytes | None:
     """The content of a run's artifact; None if there is no artifact of that name."""
     artifacts = mlflow.MlflowClient().list_artifacts(run_id)

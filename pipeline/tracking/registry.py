@@ -10,6 +10,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import PipelineError
+from pipeline.tracking.patience import patiently
 from pipeline.tracking.store import first_line, one_process_at_a_time
 from pipeline.tracking.vocabulary import Tag, VersionTag
 
@@ -69,6 +70,7 @@ class AliasNews:
         return f"{self.alias} {self.change} {version}" + (f", {self.reason}" if self.reason else "")
 
 
+@patiently("registering the model")
 def register(model_id: str, candidate: Candidate) -> int:
     """Register a logged model, and return its version."""
     with one_process_at_a_time():  # MLflow reads the last version's number, and then adds one
@@ -82,10 +84,15 @@ def _register(model_id: str, candidate: Candidate) -> int:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    source = f"models:/{model_id}"
+    run_id = client.get_logged_model(model_id).source_run_id
+    for known in client.search_model_versions(f"run_id = '{run_id}'"):
+        if known.source == source:  # it arrived before, and only the answer was lost
+            return int(known.version)
     version = client.create_model_version(
         REGISTERED_MODEL,
-        source=f"models:/{model_id}",
-        run_id=client.get_logged_model(model_id).source_run_id,
+        source=source,
+        run_id=run_id,
         model_id=model_id,
         tags={
             VersionTag.SELECTION_SET: candidate.selection_set,
@@ -96,6 +103,7 @@ def _register(model_id: str, candidate: Candidate) -> int:
     return int(version.version)
 
 
+@patiently("moving an alias")
 def promote(version: int, candidate: Candidate, aliases: list[str]) -> list[AliasNews]:
     """Move each alias to a version if the version is better, and return where each alias is then.
 
@@ -204,6 +212,7 @@ def _aliases() -> list[str]:
         return []
 
 
+@patiently("reading registered models")
 def registered_version(run_id: str) -> tuple[int, Candidate] | None:
     """The version of the registered model that a run has registered, with its figures.
 

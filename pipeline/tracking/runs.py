@@ -4,8 +4,9 @@ import hashlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 from pipeline.tracking.experiments import current_experiment, experiment_id_of
 from pipeline.tracking.histories import metric_history
 from pipeline.tracking.links import run_page
+from pipeline.tracking.patience import StoreAway, patience, patiently, until_it_answers
 from pipeline.tracking.project_run import (
     has_generated_name,
     keep_killed,
@@ -30,7 +32,7 @@ from pipeline.tracking.project_run import (
     project_run,
     source_tags,
 )
-from pipeline.tracking.store import first_line, one_process_at_a_time
+from pipeline.tracking.store import errors_printed, first_line, one_process_at_a_time
 from pipeline.tracking.vocabulary import Metric, Tag
 
 if TYPE_CHECKING:  # `compare`, `store` and `ui` need no torch, which takes seconds to import
@@ -48,10 +50,12 @@ def open_run(
     experiment: str | None = None,
     params: dict[str, Any] | None = None,
     tags: dict[str, str] | None = None,
+    store_patience: float = 0,
 ) -> Iterator["TrackedRun"]:
     """Open a run, which is closed at the end of the `with` block.
 
-    The run ends as FINISHED, as KILLED on KeyboardInterrupt, and as FAILED on any other exception.
+    The run ends as FINISHED, as KILLED on KeyboardInterrupt and if the store was away for too long,
+    and as FAILED on any other exception.
 
     Under `mlflow run`, MLflow has opened a run already. That run is used if it is in the right
     experiment. Otherwise, as after a bare `mlflow run .`, which opens it in the experiment
@@ -64,6 +68,8 @@ def open_run(
             `MLFLOW_EXPERIMENT_NAME` chose, else `stn-mnist`.
         params: logged, except those that `mlflow run` has logged already, as they were typed.
         tags: of the run.
+        store_patience: the minutes that the process waits for a store that is away, once the run
+            is open; see `patience`.
     """
     opened = project_run()
     experiment_id = experiment_id_of(current_experiment(experiment))
@@ -71,14 +77,17 @@ def open_run(
     tags = {**(tags or {}), MLFLOW_RUN_NOTE: description}
     if opened is None or opened.info.experiment_id != experiment_id:
         run = mlflow.start_run(experiment_id=experiment_id, run_name=name)
-        with _until_its_end(run, params or {}, tags, unused=opened) as tracked:
+        with (
+            patience(store_patience),
+            _until_its_end(run, params or {}, tags, unused=opened) as tracked,
+        ):
             yield tracked
         return
     run = mlflow.start_run(run_id=opened.info.run_id)
     if has_generated_name(opened):
         tags[MLFLOW_RUN_NAME] = name
     try:
-        with _until_its_end(run, params or {}, tags) as tracked:
+        with patience(store_patience), _until_its_end(run, params or {}, tags) as tracked:
             yield tracked
     except KeyboardInterrupt:
         keep_killed(run.info.run_id)
@@ -87,7 +96,12 @@ def open_run(
 
 @contextmanager
 def reopen_run(
-    run_id: str, description: str, *, params: dict[str, Any], tags: dict[str, str]
+    run_id: str,
+    description: str,
+    *,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    store_patience: float = 0,
 ) -> Iterator["TrackedRun"]:
     """Continue a run of this project, which ends as a run of `open_run` does.
 
@@ -98,15 +112,17 @@ def reopen_run(
         description: replaces the Markdown at the top of the run's page; see `for_note`.
         params: logged, except those that are logged already.
         tags: of the run, set or replaced. The error of an earlier attempt is removed.
+        store_patience: see `open_run`.
     """
     opened = project_run()
     os.environ.pop("MLFLOW_RUN_ID", None)
-    run = mlflow.start_run(run_id=run_id)
     tags = {**tags, MLFLOW_RUN_NOTE: description}
-    with _until_its_end(run, params, tags, unused=opened) as tracked:
-        if Tag.ERROR in run.data.tags:
-            mlflow.delete_tag(Tag.ERROR)
-        yield tracked
+    with patience(store_patience):
+        run = until_it_answers("opening the run", lambda: mlflow.start_run(run_id=run_id))
+        with _until_its_end(run, params, tags, unused=opened) as tracked:
+            if Tag.ERROR in run.data.tags:
+                tracked.remove_tag(Tag.ERROR)
+            yield tracked
 
 
 @contextmanager
@@ -123,24 +139,39 @@ def _until_its_end(
         unused: the run that `mlflow run` has opened instead of this one.
     """
     run_id = run.info.run_id
-    status = "FAILED"
     try:
         if unused:
             leave_pointer(unused, run)
             tags = {**tags, **source_tags(unused)}
-        mlflow.set_tags(tags)
-        mlflow.log_params({k: v for k, v in params.items() if k not in run.data.params})
+        missing = {k: v for k, v in params.items() if k not in run.data.params}
+        until_it_answers("logging tags", lambda: mlflow.set_tags(tags))
+        until_it_answers("logging parameters", lambda: mlflow.log_params(missing))
         yield TrackedRun(run_id, run.info.experiment_id)
-        status = "FINISHED"
+        until_it_answers("ending the run", lambda: _end(run_id, "FINISHED"))
     except KeyboardInterrupt:
-        status = "KILLED"
-        print(f"run {run_id} is closed as KILLED; what it had logged is kept", file=sys.stderr)
+        with _closing(run_id):
+            _end(run_id, "KILLED")
+            print(f"run {run_id} is closed as KILLED; what it had logged is kept", file=sys.stderr)
         raise
     except Exception as error:
-        mlflow.set_tag(Tag.ERROR, f"{type(error).__name__}: {first_line(error)}"[:1000])
+        with _closing(run_id):
+            _end(run_id, "KILLED" if isinstance(error, StoreAway) else "FAILED")
+            text = f"{type(error).__name__}: {first_line(error)}"
+            mlflow.MlflowClient().set_tag(run_id, Tag.ERROR, text[:1000])
         raise
-    finally:
-        mlflow.end_run(status)
+
+
+def _closing(run_id: str) -> AbstractContextManager[None]:
+    """Print an error of the store, so that it does not hide the one that ends the run."""
+    return errors_printed(f"the run {run_id} could not be closed")
+
+
+def _end(run_id: str, status: str) -> None:
+    """End a run; this may be repeated."""
+    if mlflow.active_run():
+        mlflow.end_run(status)  # it counts as active no more, even if the store does not answer
+    else:
+        mlflow.MlflowClient().set_terminated(run_id, status)
 
 
 def for_note(markdown: str, file: str) -> str:
@@ -177,8 +208,15 @@ class TrackedRun:
             step: the epoch, from 1; None for a run without epochs.
             model_id: a logged model that the metrics belong to.
         """
-        mlflow.log_metrics(metrics, step=step, run_id=self.run_id, model_id=model_id)
+        now = int(time.time() * 1000)  # the same again for a repetition, which MLflow recognizes
+        until_it_answers(
+            "logging metrics",
+            lambda: mlflow.log_metrics(
+                metrics, step=step, run_id=self.run_id, timestamp=now, model_id=model_id
+            ),
+        )
 
+    @patiently("logging files")
     def log_artifacts(self, artifacts: dict[str, Any]) -> None:
         """Log files by their name.
 
@@ -199,14 +237,17 @@ class TrackedRun:
             else:
                 mlflow.log_dict(content, name)
 
+    @patiently("reading metrics")
     def logged_epochs(self) -> int:
         """The last epoch whose metrics are in the store; 0 before the first."""
         return max(metric_history(self.run_id, Metric.TRAIN_LOSS), default=0)
 
+    @patiently("setting tags")
     def set_tags(self, tags: dict[str, str]) -> None:
         """Set tags of the run, or replace them."""
         mlflow.MlflowClient().log_batch(self.run_id, tags=[RunTag(*tag) for tag in tags.items()])
 
+    @patiently("removing a tag")
     def remove_tag(self, tag: str) -> None:
         """Remove a tag of the run, if the run has it."""
         client = mlflow.MlflowClient()
@@ -217,6 +258,7 @@ class TrackedRun:
         """Replace the Markdown on top of the run's page."""
         self.set_tags({MLFLOW_RUN_NOTE: description})
 
+    @patiently("deleting models")
     def drop_models(self) -> None:
         """Delete the models that an earlier attempt at this run has logged and registered."""
         client = mlflow.MlflowClient()
@@ -227,6 +269,7 @@ class TrackedRun:
         ):
             client.delete_logged_model(model.model_id)
 
+    @patiently("logging a data set")
     def log_dataset(self, name: str, context: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Log a data set as an input of the run, without its content.
 
@@ -248,8 +291,11 @@ class TrackedRun:
             except MlflowException:  # a process on another machine was faster
                 mlflow.log_input(data, context=context)
 
+    @patiently("logging the model")
     def log_model(self, model: "torch.nn.Module", example: np.ndarray, step: int) -> str:
         """Log a model as a `pt2` archive, which needs no pickle and no code of this project.
+
+        A model that an earlier attempt at this run has logged is deleted.
 
         Args:
             model: maps a tensor like `example` to class probabilities `(N, 10)`, on the CPU.
@@ -263,6 +309,7 @@ class TrackedRun:
         import mlflow.pytorch
         import torch
 
+        self.drop_models()
         signature = ModelSignature(
             inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]),
             outputs=Schema([TensorSpec(np.dtype("float32"), (-1, 10))]),
@@ -289,9 +336,27 @@ class TrackedRun:
 
 def create_nested_run(parent: TrackedRun, name: str, tags: dict[str, str]) -> str:
     """Create a run below another one, and return its id; `reopen_run` opens it."""
+    client = mlflow.MlflowClient()
     tags = {**tags, MLFLOW_PARENT_RUN_ID: parent.run_id}
-    run = mlflow.MlflowClient().create_run(parent.experiment_id, run_name=name, tags=tags)
-    return run.info.run_id
+    now = int(time.time() * 1000)
+    repeated = False
+
+    def create() -> str:
+        nonlocal repeated
+        if repeated:  # the first time, perhaps only the answer was lost
+            found = client.search_runs(
+                [parent.experiment_id],
+                f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}' "
+                f"and attributes.start_time = {now}",
+            )
+            known = [run.info.run_id for run in found if run.info.run_name == name]
+            if known:
+                return known[0]
+        repeated = True
+        run = client.create_run(parent.experiment_id, start_time=now, run_name=name, tags=tags)
+        return run.info.run_id
+
+    return until_it_answers("creating a run", create)
 
 
 def close_run(run_id: str, status: str, error: str | None = None) -> None:

@@ -5,8 +5,10 @@ The store is MLflow's own default, `sqlite:///mlflow.db` in the working director
 """
 
 import fcntl
+import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +33,9 @@ if TYPE_CHECKING:  # importing it takes a second
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 # The files that are read back are small, and a progress bar for each would hide the output.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# They print a traceback, or a warning for each attempt, of the error that is reported in one line.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 @contextmanager
@@ -43,6 +48,20 @@ def plain_errors() -> Iterator[None]:
         raise PipelineError(f"MLflow ({uri}): {first_line(error)}") from error
     except OSError as error:
         raise PipelineError(first_line(error)) from error
+
+
+@contextmanager
+def errors_printed(what: str) -> Iterator[None]:
+    """Print an error of the store instead of raising it, where something else matters more.
+
+    Args:
+        what: does not happen, such as `the run could not be closed`.
+    """
+    try:
+        with plain_errors():
+            yield
+    except PipelineError as problem:
+        print(f"{what}: {problem}", file=sys.stderr)
 
 
 def first_line(error: Exception) -> str:
@@ -169,11 +188,6 @@ def local_folder() -> Path:
     if path is None and is_local_uri(uri):
         path = Path(local_file_uri_to_path(uri))
     return path.absolute().parent if path else Path.cwd()
-
-
-def is_on_this_machine() -> bool:
-    """Whether the store is a file or a folder, so that only processes of this machine use it."""
-    return sqlite_file() is not None or is_local_uri(mlflow.get_tracking_uri())
 
 
 def sqlite_file() -> Path | None:

@@ -1,6 +1,5 @@
 """One training as one MLflow run: train, score the best epoch's model, log and register it."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from pipeline.models.conv_layers import is_own, parts_of, source_of
 from pipeline.models.stn import SpatialTransformerNetwork
 from pipeline.params import RunParams, model_aliases
 from pipeline.presets import protocol_label
+from pipeline.tracking.patience import patience
 from pipeline.tracking.recorded import recorded_run
 from pipeline.tracking.registry import AliasNews, Candidate, promote, register
 from pipeline.tracking.runs import TrackedRun, open_run, reopen_run
@@ -41,13 +41,11 @@ class RunOfStudy:
 
     checkpoint_file: where the training's checkpoint is, or will be.
     protocol_label: see `presets.protocol_label`.
-    share_checkpoint: called with the file whenever it has been saved.
     """
 
     run_id: str
     checkpoint_file: Path
     protocol_label: str
-    share_checkpoint: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,8 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
         run_of_study.checkpoint_file.unlink(missing_ok=True)
     else:
         aliases = model_aliases(params.conv_layer, params.dataset)
-        news = promote(version, candidate, aliases)
+        with patience(params.store_patience):
+            news = promote(version, candidate, aliases)
     return RunSummary(
         run_id=run.run_id,
         url=run.url,
@@ -137,9 +136,20 @@ def _open(
         **continued(earlier_tags, machine_tags(str(device))),
     }
     if run_of_study:
-        return reopen_run(run_of_study.run_id, description, params=values, tags=tags)
+        return reopen_run(
+            run_of_study.run_id,
+            description,
+            params=values,
+            tags=tags,
+            store_patience=params.store_patience,
+        )
     return open_run(
-        _name(params), description, experiment=params.experiment, params=values, tags=tags
+        _name(params),
+        description,
+        experiment=params.experiment,
+        params=values,
+        tags=tags,
+        store_patience=params.store_patience,
     )
 
 
@@ -155,8 +165,6 @@ def _train(
     """Train a network on MNIST's digits, recording each epoch in the run."""
     checkpoint_file = run_of_study.checkpoint_file if run_of_study else None
     checkpoint = load_checkpoint(checkpoint_file) if checkpoint_file else None
-    if checkpoint is not None:
-        run.drop_models()
     train_set, test_set, validation_set = _sets(run, params, train_digits, test_digits)
     selection_set = test_set if validation_set is None else validation_set
 
@@ -183,7 +191,6 @@ def _train(
             ),
             bar=bar,
             checkpoint_file=checkpoint_file,
-            share_checkpoint=run_of_study.share_checkpoint if run_of_study else None,
             resume_from=checkpoint,
         )
         state = train(

@@ -42,11 +42,7 @@ def wait_for_an_epoch(checkout, process):
     folder = checkout.folder / "checkpoints"
 
     def saved():
-        files = [
-            *folder.glob("*.pt"),
-            *checkout.folder.glob("mlruns/**/checkpoint/*.pt"),
-        ]
-        return {file: file.stat().st_mtime_ns for file in files if file.exists()}
+        return {file: file.stat().st_mtime_ns for file in folder.glob("*.pt")}
 
     before = saved()
     for _ in range(3000):

@@ -13,7 +13,7 @@ from pipeline.study.executor import Task
 from pipeline.study.plan import resolve_study
 from pipeline.study.progress import ProgressReporter
 from pipeline.study.resume import checkpoint_folder, locked, tasks_of
-from pipeline.study.study import _store_errors_printed, run_study
+from pipeline.study.study import run_study
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
 from pipeline.tracking.registry import Candidate
 from pipeline.tracking.runs import close_run, create_nested_run, open_run
@@ -47,10 +47,9 @@ def nested(parent, name, status="RUNNING", epochs=0, checkpoint=False):
     return run_id
 
 
-def tasks_left(study, folder="."):
+def tasks_left(study):
     recorded = training_runs("stn-mnist", study.id)
-    folder = None if folder is None else Path(folder).absolute()
-    return tasks_of(study, study.runs, recorded=recorded, experiment="stn-mnist", folder=folder)
+    return tasks_of(study, study.runs, recorded=recorded, experiment="stn-mnist")
 
 
 def plan():
@@ -135,20 +134,6 @@ def test_the_parent_is_found_again_and_is_none_of_its_runs(parent):
     assert parent_of_study("no experiment", STUDY.id) is None
 
 
-def test_another_executor_continues_a_run_from_its_checkpoint(parent):
-    run_id = nested(parent, "conv2d seed=0", "KILLED", 2, checkpoint=True)
-    file = Path.cwd() / f"{run_id}.pt"
-    content = file.read_bytes()
-    task = tasks_left(STUDY, folder=None)[0][0]
-    assert (task.run_id, task.checkpoint_file) == (run_id, None)
-    assert not file.exists()
-    task = tasks_left(STUDY, folder=None)[0][0]
-    assert (task.run_id, task.checkpoint_file) == (run_id, None)
-    task = tasks_left(STUDY)[0][0]
-    assert (task.run_id, task.checkpoint_file) == (run_id, file)
-    assert file.read_bytes() == content
-
-
 def test_two_processes_do_not_work_on_one_study(store):
     folder = store / "checkpoints"
     with (
@@ -183,12 +168,6 @@ def test_a_container_that_comes_back_under_another_name_continues(tmp_path):
     tags = {"stn.host": "another-name", "stn.checkpoints": str(tmp_path)}
     parent = RecordedRun("id", "1", "study", "RUNNING", {}, {}, tags)
     assert checkpoint_folder(STUDY, parent) == tmp_path
-
-
-def test_a_store_that_fails_does_not_stop_the_trainings(capsys):
-    with _store_errors_printed("the progress could not be read"):
-        raise OSError("disk full")
-    assert capsys.readouterr().err == "the progress could not be read: disk full\n"
 
 
 def test_an_alias_is_offered_to_the_best_of_each_selection(parent, monkeypatch):

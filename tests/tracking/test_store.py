@@ -6,7 +6,13 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.tracking.links import ui_address
 from pipeline.tracking.runs import open_run
-from pipeline.tracking.store import ensure_store, local_folder, plain_errors, without_credentials
+from pipeline.tracking.store import (
+    ensure_store,
+    errors_printed,
+    local_folder,
+    plain_errors,
+    without_credentials,
+)
 
 
 @pytest.mark.parametrize(
@@ -123,3 +129,9 @@ def test_an_error_is_one_line_whatever_the_user_typed():
     assert str(PipelineError("got 'a\nb\u2028\x1b[2J\udc80 é×'")) == (
         r"got 'a\nb\u2028\x1b[2J\udc80 é×'"
     )
+
+
+def test_an_error_that_must_not_hide_another_one_is_printed(capsys):
+    with errors_printed("the run could not be closed"):
+        raise OSError("no route")
+    assert capsys.readouterr().err == "the run could not be closed: no route\n"
