@@ -6,9 +6,11 @@ An executor decides where and when a task is trained, and knows nothing of the s
 `local_processes.py` is the executor for one machine.
 """
 
+import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +28,8 @@ class Task:
 
     name: unique in the study.
     protocol_label: see `presets.protocol_label`.
-    run_id, checkpoint_file: of its MLflow run; None until there is one.
+    run_id, checkpoint_file: of its MLflow run; None until there is one. A run without such a file
+        has its checkpoint among its artifacts.
     state: `waiting`, `running`, `finished` or `failed`. The study sets it.
     error: one line, if it has failed.
     """
@@ -79,17 +82,17 @@ def train_task(task: Task) -> str:
     """Train a task, wherever the executor calls this, and return the error, or an empty text."""
     from pipeline.tracking.patience import StoreAway, patience
     from pipeline.tracking.recorded import recorded_run
+    from pipeline.tracking.shared_checkpoints import remove_shared
     from pipeline.tracking.store import plain_errors
-    from pipeline.training.run import RunOfStudy, run_training
 
     assert task.run_id is not None
-    assert task.checkpoint_file is not None
     try:
         with plain_errors(), patience(task.params.store_patience, quiet=True):
             # a worker that was killed may have finished the run just before
             if not recorded_run(task.run_id).is_finished:
-                run = RunOfStudy(task.run_id, task.checkpoint_file, task.protocol_label)
-                run_training(task.params, run)
+                _train(task, task.run_id)
+            if task.checkpoint_file is None:
+                remove_shared(task.run_id)
     except StoreAway as error:
         return Interruption(error)
     except PipelineError as error:
@@ -98,3 +101,17 @@ def train_task(task: Task) -> str:
         traceback.print_exc()  # an unexpected error
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return ""
+
+
+def _train(task: Task, run_id: str) -> None:
+    from pipeline.tracking.shared_checkpoints import fetch_shared, save_shared
+    from pipeline.training.run import RunOfStudy, run_training
+
+    if task.checkpoint_file is not None:
+        run_training(task.params, RunOfStudy(run_id, task.checkpoint_file, task.protocol_label))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"{run_id}.pt")
+        fetch_shared(run_id, file)
+        share = partial(save_shared, run_id)
+        run_training(task.params, RunOfStudy(run_id, file, task.protocol_label, share))

@@ -15,6 +15,11 @@ from pipeline.study.executor import Task
 from pipeline.study.plan import Study
 from pipeline.tracking.recorded import RecordedRun
 from pipeline.tracking.runs import close_run
+from pipeline.tracking.shared_checkpoints import (
+    has_shared,
+    move_into_artifacts,
+    move_out_of_artifacts,
+)
 from pipeline.tracking.store import local_folder
 from pipeline.tracking.vocabulary import Tag
 from pipeline.training.checkpoint import checkpoint_path, set_aside_if_damaged
@@ -22,23 +27,24 @@ from pipeline.training.checkpoint import checkpoint_path, set_aside_if_damaged
 CHECKPOINTS = "checkpoints"  # of unfinished runs, by run id; a finished run needs none
 
 
-def checkpoint_folder(study: Study, started: RecordedRun | None) -> Path:
+def checkpoint_folder(study: Study, started: RecordedRun | None, leased: bool = False) -> Path:
     """The folder of a study's checkpoints: beside the store, or where the study was started.
 
     Args:
         started: the study's parent run, if the study was started before.
+        leased: whether this process holds the lease of that run, so that nobody works on it.
 
     Raises:
         PipelineError: if the study is running, or was killed, on another machine.
     """
     here = local_folder() / CHECKPOINTS
-    if started is None:
+    if started is None or started.checkpoint_folder is None:
         return here
-    folder = started.checkpoint_folder or here
+    folder = started.checkpoint_folder
     # a container has another name each time; its folder tells that it is the same
     if started.host == socket.gethostname() or _lock_file(study, folder).exists():
         return folder
-    if started.status == "RUNNING":
+    if started.status == "RUNNING" and not leased:
         raise PipelineError(
             f"this study (run {started.run_id}) was started on {started.host}, with its "
             f"checkpoints in {folder}; continue it there, or stop it there first"
@@ -74,7 +80,12 @@ def _lock_file(study: Study, folder: Path) -> Path:
 
 
 def tasks_of(
-    study: Study, runs: list[RunParams], *, recorded: list[RecordedRun], experiment: str
+    study: Study,
+    runs: list[RunParams],
+    *,
+    recorded: list[RecordedRun],
+    experiment: str,
+    folder: Path | None,
 ) -> tuple[list[Task], list[RecordedRun]]:
     """What is left to train of these runs of a study, and those of them that have finished.
 
@@ -85,24 +96,29 @@ def tasks_of(
         runs: all runs of the study, or those of the present round.
         recorded: the study's runs in the store, oldest first.
         experiment: the name of the experiment that they are in.
+        folder: where the executor keeps checkpoints; None for the runs' artifacts. Those of runs
+            to be continued are moved there, if they are on this machine or in the artifacts.
     """
     tasks, finished_runs = [], []
     for params in runs:
         name = study.name_of(params)
         # others may have copied some tags of a run to one that is none of the study's
-        attempts = [run for run in recorded if run.study_run == name and run.checkpoint_folder]
+        own = [run for run in recorded if Tag.CHECKPOINTS in run.tags]
+        attempts = [run for run in own if run.study_run == name]
         finished = [run for run in attempts if run.is_finished]
         if finished:
             finished_runs.append(finished[-1])
             # its process was perhaps killed before it could remove the checkpoint
-            _checkpoint_file(finished[-1]).unlink(missing_ok=True)
+            file = _checkpoint_file(finished[-1])
+            if file is not None:
+                file.unlink(missing_ok=True)
             continue
         threads = params.threads or study.params.cpus_per_run
         settings = {"threads": threads, "experiment": experiment}
         task = Task(name, params.model_copy(update=settings), protocol_label(params))
         if attempts and _can_continue(attempts[-1]):
             task.run_id = attempts[-1].run_id
-            task.checkpoint_file = _checkpoint_file(attempts[-1])
+            task.checkpoint_file = _move_checkpoint(attempts[-1], folder)
         tasks.append(task)
     continued = {task.run_id for task in tasks}
     for run in recorded:
@@ -116,6 +132,8 @@ def _can_continue(run: RecordedRun) -> bool:
     if run.status == "FAILED":
         return False
     file = _checkpoint_file(run)
+    if file is None:
+        return not run.has_epochs or has_shared(run.run_id)
     aside = set_aside_if_damaged(file)
     if aside:
         print(
@@ -126,5 +144,19 @@ def _can_continue(run: RecordedRun) -> bool:
     return file.exists() or not run.has_epochs
 
 
-def _checkpoint_file(run: RecordedRun) -> Path:
-    return checkpoint_path(Path(run.tags[Tag.CHECKPOINTS]), run.run_id)
+def _checkpoint_file(run: RecordedRun) -> Path | None:
+    """The file of a run's checkpoint; None if that is among the artifacts."""
+    folder = run.checkpoint_folder
+    return None if folder is None else checkpoint_path(folder, run.run_id)
+
+
+def _move_checkpoint(run: RecordedRun, folder: Path | None) -> Path | None:
+    """Bring a run's checkpoint to where the executor keeps them; its file, if it has one there."""
+    file = _checkpoint_file(run)
+    if folder is None and file is not None:
+        move_into_artifacts(run.run_id, file)
+        return None
+    if folder is not None and file is None:
+        file = checkpoint_path(folder, run.run_id)
+        move_out_of_artifacts(run.run_id, file)
+    return file

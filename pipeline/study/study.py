@@ -14,11 +14,13 @@ up to the runs of the next look, and stops at the look at which each pair has it
 
 import socket
 import time
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
 from pipeline.comparison.looks import is_decided, look_sentence, plan_sentence
 from pipeline.data import mnist
+from pipeline.errors import PipelineError
 from pipeline.params import RunParams, StudyParams
 from pipeline.study.conclusion import (
     Comparison,
@@ -35,6 +37,7 @@ from pipeline.study.progress import ProgressReporter
 from pipeline.study.ray_tasks import RayTasks, check_installed
 from pipeline.study.resume import checkpoint_folder, locked, tasks_of
 from pipeline.tracking.experiments import current_experiment
+from pipeline.tracking.lease import lease
 from pipeline.tracking.patience import StoreAway, without_waiting
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
 from pipeline.tracking.runs import (
@@ -44,8 +47,9 @@ from pipeline.tracking.runs import (
     open_run,
     reopen_run,
 )
-from pipeline.tracking.store import ensure_store, errors_printed
-from pipeline.tracking.vocabulary import Tag
+from pipeline.tracking.shared_checkpoints import remove_shared
+from pipeline.tracking.store import ensure_store, errors_printed, is_on_this_machine
+from pipeline.tracking.vocabulary import IN_ARTIFACTS, Tag
 from pipeline.training.checkpoint import checkpoint_path
 from pipeline.training.network import check_network
 
@@ -70,38 +74,59 @@ def run_study(study: Study, start_executor: StartExecutor | None = None) -> Stud
     first = study.runs[0]
     mnist.load_mnist(first.data_dir)  # unpacked once, before the workers read it
     experiment = current_experiment(first.experiment)
-    started = parent_of_study(experiment, study.id)
-    folder = checkpoint_folder(study, started)
-    note = description(study)
+    with ExitStack() as stack:
+        started = parent_of_study(experiment, study.id)
+        leased = started is not None and not is_on_this_machine()
+        if started is not None and leased:
+            stack.enter_context(lease(started.run_id))
+        folder = checkpoint_folder(study, started, leased)
+        stack.enter_context(locked(study, folder))
+        in_artifacts = study.params.executor == "ray"
+        checkpoints = None if in_artifacts else folder
+        parent = stack.enter_context(_opened(study, started, experiment, checkpoints))
+        if not leased and not is_on_this_machine():
+            stack.enter_context(lease(parent.run_id))
+            _check_alone(study, parent, experiment)
+        if study.design:
+            print(f"plan: {plan_sentence(study.design, noun_of_groups(study))}")
+        comparison = _train_in_rounds(
+            study, parent, experiment=experiment, folder=checkpoints, start_executor=start_executor
+        )
+        return conclude(study, parent, comparison)
+
+
+def _opened(
+    study: Study, started: RecordedRun | None, experiment: str, checkpoints: Path | None
+) -> AbstractContextManager[TrackedRun]:
+    """The parent run, open: a new one, or the one of an earlier start."""
+    note, store_patience = description(study), study.runs[0].store_patience
     varied = {name: ",".join(map(str, values)) for name, values in study.varied.items()}
     tags = {
         Tag.STUDY: study.id,
-        Tag.CHECKPOINTS: str(folder),
+        Tag.CHECKPOINTS: str(checkpoints or IN_ARTIFACTS),
         Tag.HOST: socket.gethostname(),
     }
     if study.design:
         tags[Tag.DESIGN] = study.design.to_json()
-    opened = (
-        reopen_run(
-            started.run_id, note, params=varied, tags=tags, store_patience=first.store_patience
+    if started:
+        return reopen_run(
+            started.run_id, note, params=varied, tags=tags, store_patience=store_patience
         )
-        if started
-        else open_run(
-            f"study {study.label}",
-            note,
-            experiment=experiment,
-            params=varied,
-            tags=tags,
-            store_patience=first.store_patience,
-        )
+    return open_run(
+        f"study {study.label}",
+        note,
+        experiment=experiment,
+        params=varied,
+        tags=tags,
+        store_patience=store_patience,
     )
-    with locked(study, folder), opened as parent:
-        if study.design:
-            print(f"plan: {plan_sentence(study.design, noun_of_groups(study))}")
-        comparison = _train_in_rounds(
-            study, parent, experiment=experiment, folder=folder, start_executor=start_executor
-        )
-        return conclude(study, parent, comparison)
+
+
+def _check_alone(study: Study, parent: TrackedRun, experiment: str) -> None:
+    """Raises PipelineError if another machine has started the same new study a moment before."""
+    oldest = parent_of_study(experiment, study.id)
+    if oldest is not None and oldest.run_id != parent.run_id:
+        raise PipelineError(f"this study was started elsewhere at the same moment: {oldest.url}")
 
 
 def _executor_of(params: StudyParams) -> StartExecutor:
@@ -126,7 +151,7 @@ def _train_in_rounds(
     parent: TrackedRun,
     *,
     experiment: str,
-    folder: Path,
+    folder: Path | None,
     start_executor: StartExecutor,
 ) -> Comparison:
     """Train to the next look until each pair has its verdict, a run has failed, or all are trained.
@@ -136,7 +161,9 @@ def _train_in_rounds(
     """
     for runs in _rounds_left(study, training_runs(experiment, study.id)):
         recorded = training_runs(experiment, study.id)
-        tasks, finished = tasks_of(study, runs, recorded=recorded, experiment=experiment)
+        tasks, finished = tasks_of(
+            study, runs, recorded=recorded, experiment=experiment, folder=folder
+        )
         _print_counts(tasks, finished)
         _train(
             study,
@@ -183,7 +210,7 @@ def _train(
     tasks: list[Task],
     *,
     finished_runs: list[RecordedRun],
-    folder: Path,
+    folder: Path | None,
     start_executor: StartExecutor,
 ) -> None:
     """Train the tasks to their end; on an interruption, stop them and close their runs."""
@@ -194,10 +221,10 @@ def _train(
                 Tag.STUDY: study.id,
                 Tag.STUDY_RUN: task.name,
                 Tag.PROTOCOL: task.protocol_label,
-                Tag.CHECKPOINTS: str(folder),
+                Tag.CHECKPOINTS: str(folder or IN_ARTIFACTS),
             }
             task.run_id = create_nested_run(parent, task.name, tags)
-            task.checkpoint_file = checkpoint_path(folder, task.run_id)
+            task.checkpoint_file = checkpoint_path(folder, task.run_id) if folder else None
         task.state = "running"
 
     def on_end(task: Task, error: str) -> None:
@@ -239,3 +266,5 @@ def _close(task: Task) -> None:
             close_run(task.run_id, "FAILED" if failed else "KILLED", task.error)
         if failed and task.checkpoint_file:
             task.checkpoint_file.unlink(missing_ok=True)
+        elif failed and task.run_id:
+            remove_shared(task.run_id)

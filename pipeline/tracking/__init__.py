@@ -9,6 +9,8 @@
 - `recorded`: find runs, and read what they have recorded, and their files.
 - `histories`: the values of a metric over the epochs, of one run or of many at once.
 - `result_files`: the formats of the files of a run that are read back; it does not import mlflow.
+- `lease`: a lock in the store, which keeps processes on different machines apart.
+- `shared_checkpoints`: checkpoints among a run's artifacts, for studies on several machines.
 - `registry`: the registered model, its versions and aliases; models to predict with.
 - `links`: addresses of pages in the MLflow UI.
 - `ui`: serve the MLflow UI of a local store.

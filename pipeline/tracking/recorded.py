@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.tracking.links import run_page
 from pipeline.tracking.patience import patiently
 from pipeline.tracking.store import without_credentials
-from pipeline.tracking.vocabulary import Metric, Tag
+from pipeline.tracking.vocabulary import IN_ARTIFACTS, Metric, Tag
 
 RUNS_AT_ONCE = 1000  # that the store is asked for; a server sends some 5 KB of each
 
@@ -120,9 +120,12 @@ class RecordedRun:
 
     @property
     def checkpoint_folder(self) -> Path | None:
-        """The folder of the study's checkpoints; None if the run belongs to no study."""
+        """The folder of the study's checkpoints.
+
+        None if they are among the artifacts, or the run belongs to no study.
+        """
         folder = self.tags.get(Tag.CHECKPOINTS)
-        return Path(folder) if folder else None
+        return Path(folder) if folder and folder != IN_ARTIFACTS else None
 
     @property
     def has_epochs(self) -> bool:

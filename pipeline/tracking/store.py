@@ -190,6 +190,11 @@ def local_folder() -> Path:
     return path.absolute().parent if path else Path.cwd()
 
 
+def is_on_this_machine() -> bool:
+    """Whether the store is a file or a folder, so that only processes of this machine use it."""
+    return sqlite_file() is not None or is_local_uri(mlflow.get_tracking_uri())
+
+
 def sqlite_file() -> Path | None:
     """The file of the store, if it is a SQLite file; None for any other store."""
     uri = mlflow.get_tracking_uri()

@@ -18,7 +18,7 @@ class Tag:
 
     # of a study's parent run and of the runs below it
     STUDY = "stn.study"  # id of the study, which follows from its parameters
-    CHECKPOINTS = "stn.checkpoints"  # absolute path of the folder of its checkpoints
+    CHECKPOINTS = "stn.checkpoints"  # path of the folder of its checkpoints, or `artifacts`
 
     # of a run below a study
     STUDY_RUN = "stn.study_run"  # name of the run, unique in its study: `coordconv2d seed=3`
@@ -26,6 +26,7 @@ class Tag:
     # of a study's parent run
     DESIGN = "stn.design"  # the plan of a study that stops when it is decided, as JSON
     LOOKS = "stn.looks"  # of a study of fixed size, the seeds at each look: `[[0, 1], [0, 1, 2]]`
+    LEASE = "stn.lease"  # who works on it: host, process, random number, count of heartbeats
     HOST = "stn.host"  # name of the machine that the study was last started on
     PROGRESS = "stn.progress"  # how far the study is: `3/10 runs, best 99.12% (conv2d seed=1)`
 
@@ -39,6 +40,9 @@ class Tag:
     THREADS = "stn.threads"  # number of torch's threads
     COMMIT = "stn.commit"  # commit of the project's repository
     DIRTY = "stn.dirty"  # `true` if the project had uncommitted changes, else `false`
+
+
+IN_ARTIFACTS = "artifacts"  # value of Tag.CHECKPOINTS: they are among the run's artifacts
 
 
 class VersionTag:
@@ -87,6 +91,9 @@ class Artifact:
     BEFORE_AFTER = "stn_before_after.png"  # test images before and after the transformer
     POSES = "poses.npz"  # a digit in eight poses: `before`, `after`, `outline`, `warps_image`
     TRANSFORMER = "transformer.gif"  # what the transformer makes of these poses, by epoch
+
+    # of an unfinished run of a study on Ray
+    CHECKPOINT = "checkpoint"  # folder of the last checkpoint; its name ends in its digest
 
     # of a training run and of an evaluation
     CONFUSION_MATRIX = "confusion_matrix.png"

@@ -30,6 +30,7 @@ class EpochRecorder:
         checkpoint_file: where a checkpoint is saved after each epoch. A run with one belongs to a
             study, which reads the metrics and tags from the store and prints what matters; None
             saves nothing and prints.
+        share_checkpoint: called with that file whenever it has been saved.
         resume_from: the checkpoint that the run continues from.
 
     Attributes:
@@ -48,11 +49,13 @@ class EpochRecorder:
         collapse_reason: Callable[[list[float]], str],
         bar: tqdm,
         checkpoint_file: Path | None = None,
+        share_checkpoint: Callable[[Path], None] | None = None,
         resume_from: Checkpoint | None = None,
     ) -> None:
         self._run, self._network, self._params, self._poses = run, network, params, poses
         self._collapse_reason = collapse_reason
         self._bar, self._checkpoint_file = bar, checkpoint_file
+        self._share_checkpoint = share_checkpoint
         self.frames: dict[int, Tensor] = {}
         self.collapsed = ""
         if resume_from is None:
@@ -77,6 +80,8 @@ class EpochRecorder:
             # before anything is logged: `_log_what_is_missing` repairs an interruption in between
             checkpoint = Checkpoint(state, self.frames, self.collapsed)
             save_checkpoint(self._checkpoint_file, checkpoint)
+            if self._share_checkpoint is not None:
+                self._share_checkpoint(self._checkpoint_file)
         if self.collapsed != before:
             self._tag_collapse()
         self._run.log_metrics(state.history[-1], step=state.epoch)

@@ -1,5 +1,6 @@
 """One training as one MLflow run: train, score the best epoch's model, log and register it."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -41,11 +42,13 @@ class RunOfStudy:
 
     checkpoint_file: where the training's checkpoint is, or will be.
     protocol_label: see `presets.protocol_label`.
+    share_checkpoint: called with the file whenever it has been saved.
     """
 
     run_id: str
     checkpoint_file: Path
     protocol_label: str
+    share_checkpoint: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ def _train(
             ),
             bar=bar,
             checkpoint_file=checkpoint_file,
+            share_checkpoint=run_of_study.share_checkpoint if run_of_study else None,
             resume_from=checkpoint,
         )
         state = train(

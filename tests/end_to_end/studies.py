@@ -42,7 +42,11 @@ def wait_for_an_epoch(checkout, process):
     folder = checkout.folder / "checkpoints"
 
     def saved():
-        return {file: file.stat().st_mtime_ns for file in folder.glob("*.pt")}
+        files = [
+            *folder.glob("*.pt"),
+            *checkout.folder.glob("mlruns/**/checkpoint/*.pt"),
+        ]
+        return {file: file.stat().st_mtime_ns for file in files if file.exists()}
 
     before = saved()
     for _ in range(3000):

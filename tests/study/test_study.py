@@ -47,9 +47,10 @@ def nested(parent, name, status="RUNNING", epochs=0, checkpoint=False):
     return run_id
 
 
-def tasks_left(study):
+def tasks_left(study, folder="."):
     recorded = training_runs("stn-mnist", study.id)
-    return tasks_of(study, study.runs, recorded=recorded, experiment="stn-mnist")
+    folder = None if folder is None else Path(folder).absolute()
+    return tasks_of(study, study.runs, recorded=recorded, experiment="stn-mnist", folder=folder)
 
 
 def plan():
@@ -132,6 +133,20 @@ def test_the_parent_is_found_again_and_is_none_of_its_runs(parent):
     assert found.tags["stn.study"] == STUDY.id
     assert parent_of_study("stn-mnist", "another") is None
     assert parent_of_study("no experiment", STUDY.id) is None
+
+
+def test_another_executor_continues_a_run_from_its_checkpoint(parent):
+    run_id = nested(parent, "conv2d seed=0", "KILLED", 2, checkpoint=True)
+    file = Path.cwd() / f"{run_id}.pt"
+    content = file.read_bytes()
+    task = tasks_left(STUDY, folder=None)[0][0]
+    assert (task.run_id, task.checkpoint_file) == (run_id, None)
+    assert not file.exists()
+    task = tasks_left(STUDY, folder=None)[0][0]
+    assert (task.run_id, task.checkpoint_file) == (run_id, None)
+    task = tasks_left(STUDY)[0][0]
+    assert (task.run_id, task.checkpoint_file) == (run_id, file)
+    assert file.read_bytes() == content
 
 
 def test_two_processes_do_not_work_on_one_study(store):

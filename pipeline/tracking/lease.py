@@ -1,0 +1,122 @@
+"""A lock in the store, which keeps processes on different machines apart.
+
+The holder writes its name and a counter into a tag of a run, again and again. A holder whose
+counter stands still for `BEATS_MISSED` beats has died, and another process takes over. Nobody
+compares clocks, as those of two machines may differ.
+"""
+
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import mlflow
+
+from pipeline.errors import PipelineError
+from pipeline.tracking.vocabulary import Tag
+
+BEAT_SECONDS = 10.0
+BEATS_MISSED = 6  # until a holder counts as dead
+SETTLE_SECONDS = 2.0  # after which the last of several that write at once has written
+
+
+def _end_at_once() -> None:
+    """End this process without touching the runs, which another one works on."""
+    print("Error: another process has taken this study over", file=sys.stderr, flush=True)
+    os._exit(1)  # worker processes notice it and end, too
+
+
+@contextmanager
+def lease(run_id: str, on_loss: Callable[[], None] = _end_at_once) -> Iterator[None]:
+    """Hold the lock of a run.
+
+    Args:
+        run_id: the run whose tag is the lock.
+        on_loss: called, in another thread, if another process has taken the lock, because this one
+            was not heard from.
+
+    Raises:
+        PipelineError: if another process holds it.
+    """
+    if not is_abandoned(run_id):
+        raise _held(_value(run_id))
+    me = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex[:8]}"
+    _beat(run_id, me, 0)
+    time.sleep(SETTLE_SECONDS)
+    if _holder(_value(run_id)) != me:  # another one has written at the same moment
+        raise _held(_value(run_id))
+    ended = threading.Event()
+
+    def keep() -> None:
+        number = 0
+        while not ended.wait(BEAT_SECONDS):
+            with suppress(Exception):  # a store that cannot be reached now may be so later
+                if _holder(_value(run_id)) not in (me, ""):
+                    on_loss()
+                    return
+                number += 1
+                _beat(run_id, me, number)
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with suppress(Exception):  # the next one takes the lease of a process that has ended
+            if _holder(_value(run_id)) == me:
+                mlflow.MlflowClient().delete_tag(run_id, Tag.LEASE)
+
+
+def is_abandoned(run_id: str) -> bool:
+    """Whether nobody holds the lock of a run any more; this may take a minute to see."""
+    value = _value(run_id)
+    if not value or _has_died_here(value):
+        return True
+    host = value.split()[0]
+    print(f"looking whether this study is still running on {host}", file=sys.stderr, flush=True)
+    for _ in range(BEATS_MISSED):
+        time.sleep(BEAT_SECONDS)
+        now = _value(run_id)
+        if now != value:
+            return not now
+    return True
+
+
+def _has_died_here(value: str) -> bool:
+    """Whether the holder was a process of this machine that has ended."""
+    host, process, *_ = value.split()
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # of another user
+        pass
+    return False
+
+
+def _held(value: str) -> PipelineError:
+    host, process, *_ = value.split()
+    return PipelineError(
+        f"this study is running already, on {host} in the process {process}; wait for it, or stop "
+        "it and start again to continue"
+    )
+
+
+def _beat(run_id: str, holder: str, number: int) -> None:
+    mlflow.MlflowClient().set_tag(run_id, Tag.LEASE, f"{holder} {number}")
+
+
+def _value(run_id: str) -> str:
+    return mlflow.get_run(run_id).data.tags.get(Tag.LEASE, "")
+
+
+def _holder(value: str) -> str:
+    return value.rpartition(" ")[0]
