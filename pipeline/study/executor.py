@@ -78,6 +78,13 @@ class StartExecutor(Protocol):
         """
 
 
+def one_line(error: Exception) -> str:
+    """An unexpected error as the error of a task: its kind and text, without passwords."""
+    from pipeline.tracking.store import without_credentials
+
+    return without_credentials(" ".join(f"{type(error).__name__}: {error}".split()))
+
+
 def train_task(task: Task) -> str:
     """Train a task, wherever the executor calls this, and return the error, or an empty text."""
     from pipeline.tracking.patience import StoreAway, patience
@@ -99,7 +106,7 @@ def train_task(task: Task) -> str:
         return str(error)
     except Exception as error:  # as text, because not every exception can be pickled
         traceback.print_exc()  # an unexpected error
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return one_line(error)
     return ""
 
 

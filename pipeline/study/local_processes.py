@@ -16,7 +16,7 @@ from loky import ProcessPoolExecutor, cpu_count
 from loky.process_executor import BrokenProcessPool, ShutdownExecutorError
 from tqdm import tqdm
 
-from pipeline.study.executor import Interruption, Task, train_task
+from pipeline.study.executor import Interruption, Task, one_line, train_task
 from pipeline.tracking.patience import StoreAway
 
 ATTEMPTS = 3  # processes that may die in the same epoch of a training before the training fails
@@ -71,7 +71,7 @@ class LocalProcesses:
             except StoreAway as problem:
                 error = Interruption(problem)
             except Exception as problem:
-                error = " ".join(f"{type(problem).__name__}: {problem}".split())
+                error = one_line(problem)
             if not self._stopped:
                 self._on_end(task, error)
         pool = self._pools.pop(worker, None)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.study.executor import Interruption, Task, train_task
+from pipeline.study.executor import Interruption, Task, one_line, train_task
 from pipeline.tracking.patience import StoreAway
 from pipeline.tracking.store import environment_of_client
 
@@ -103,7 +103,7 @@ class RayTasks:
                         task = self._running.pop(result)
                         self._on_end(task, self._error_of(result))
             except Exception as problem:  # such as a cluster that cannot be reached any more
-                error = _one_line(problem)
+                error = one_line(problem)
                 for task in [*self._running.values(), *self._waiting]:
                     self._on_end(task, error)
                 return
@@ -115,7 +115,7 @@ class RayTasks:
             self._on_end(task, Interruption(problem))
             return
         except Exception as problem:
-            self._on_end(task, _one_line(problem))
+            self._on_end(task, one_line(problem))
             return
         result = self._train.remote(task, str(Path.cwd()), environment_of_client())
         self._running[result] = task
@@ -128,7 +128,7 @@ class RayTasks:
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError):
             return f"its process or its node died {RETRIES + 1} times (out of memory?)"
         except Exception as problem:  # such as a node that lacks the project
-            return _one_line(problem)
+            return one_line(problem)
 
     def _places(self) -> int:
         """How many trainings may run now; a cluster may grow and shrink."""
@@ -173,7 +173,7 @@ def _connected(address: str, cpus: int | None) -> Any:
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         ray.shutdown()
         raise PipelineError(
-            f"ray_address: got {address!r}: {_one_line(error)}; allowed: nothing, for a local "
+            f"ray_address: got {address!r}: {one_line(error)}; allowed: nothing, for a local "
             "Ray; auto, on a machine of a running cluster; the address of its head, such as "
             "10.0.0.1:6379"
         ) from error
@@ -190,7 +190,3 @@ def _train_there(task: Task, folder: str, environment: dict[str, str]) -> str:
         return f"on {socket.gethostname()}: {error}; each node needs the project in that folder"
     os.environ.update(environment)
     return train_task(task)
-
-
-def _one_line(problem: Exception) -> str:
-    return " ".join(f"{type(problem).__name__}: {problem}".split())

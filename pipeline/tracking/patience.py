@@ -73,6 +73,8 @@ def patience(minutes: float, *, quiet: bool = False) -> Iterator[None]:
         _patience.announced = False
         if retries is not None:
             os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
+        elif minutes:
+            del os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
 
 
 @contextmanager
