@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.study.executor import Interruption, Task, one_line, train_task
 from pipeline.tracking.patience import StoreAway
-from pipeline.tracking.store import environment_of_client
+from pipeline.tracking.store import environment_of_client, is_on_this_machine
 
 RETRIES = 9  # of a training whose process or node dies, in all
 INSTALL = "make setup RAY=1, or pip install -r requirements-ray.lock"
@@ -46,7 +46,8 @@ class RayTasks:
         cpus_per_run, gpus_per_run: what a training occupies of its node.
 
     Raises:
-        PipelineError: if the cluster cannot be reached, or has no node that is large enough.
+        PipelineError: if the cluster cannot be reached, has no node that is large enough, or has
+            nodes that cannot reach the store.
     """
 
     def __init__(
@@ -144,6 +145,12 @@ class RayTasks:
 
     def _check_nodes(self) -> None:
         nodes = self._nodes()
+        others = {node["NodeManagerHostname"] for node in nodes} - {socket.gethostname()}
+        if others and is_on_this_machine():
+            raise PipelineError(
+                "MLFLOW_TRACKING_URI: the store is a file of this machine, which the other "
+                f"machines of the cluster ({', '.join(sorted(others))}) cannot reach; use a server"
+            )
         if any(map(self._room_on, nodes)):
             return
         needs = ", ".join(f"{need:g} {name}" for name, need in self._needs.items() if need)
