@@ -131,13 +131,13 @@ class Digits(torch.nn.Module):
 
 def test_what_has_arrived_is_not_double_when_all_answers_get_lost(server):
     client = mlflow.MlflowClient()
-    with open_run("parent", "", params={"seed": 1}, store_patience=1) as parent:
+    with open_run("parent", "", params={"seed": 1}, store_patience=10) as parent:
         mlflow.end_run()  # a study trains in another process
         server.lost = 1
         run_id = create_nested_run(parent, "child", {"stn.protocol": "p"})
         images = np.zeros((4, 1, 28, 28), np.uint8)
         mlflow.end_run()  # a study trains in another process
-        with reopen_run(run_id, "note", params={"lr": 0.1}, tags={}, store_patience=1) as run:
+        with reopen_run(run_id, "note", params={"lr": 0.1}, tags={}, store_patience=10) as run:
             run.log_metrics({"train_loss": 0.5, "test_accuracy": 0.9}, step=1)
             run.log_artifacts({"notes.txt": "digits"})
             run.log_dataset("same", "training", images, np.zeros(4))
@@ -165,7 +165,7 @@ def test_what_has_arrived_is_not_double_when_all_answers_get_lost(server):
 
 
 def test_a_training_waits_for_a_server_and_says_so_in_two_lines(server, capsys):
-    with open_run("run", "", store_patience=1) as run:
+    with open_run("run", "", store_patience=10) as run:
         with server.away(seconds=1):
             run.log_metrics({"train_loss": 0.5}, step=1)
         assert capsys.readouterr().err.splitlines()[-2:] == [
@@ -190,7 +190,7 @@ def test_after_the_patience_the_error_names_what_failed_first(server, capsys):
 
 
 def test_what_may_be_left_out_does_not_wait(server, capsys):
-    with open_run("run", "", store_patience=1) as run:
+    with open_run("run", "", store_patience=10) as run:
         server.stop()
         began = time.monotonic()
         for _ in range(2):
