@@ -1,0 +1,102 @@
+"""A store that is away in the middle of a training or a study, as real commands meet it."""
+
+import re
+import signal
+import sqlite3
+import sys
+import time
+
+import mlflow
+import pytest
+
+from tests.conftest import free_port
+from tests.end_to_end.conftest import ONE_SCREEN, last_line
+from tests.end_to_end.studies import SMALL, arguments, study_command, wait_for_an_epoch
+from tests.server.running import RunningServer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def server(server_folder):
+    server = RunningServer(server_folder, free_port())
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(small_checkout, server):
+    """A checkout whose store is the server."""
+    small_checkout.environment["MLFLOW_TRACKING_URI"] = server.uri
+    return small_checkout
+
+
+EPOCHS = 20
+LONG = {"epochs": EPOCHS, "conv_layer": "conv2d", "workers": 1}
+
+
+def check_complete(uri):
+    """Each run has finished, and each epoch was logged once."""
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("stn-mnist")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (nested,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    for name in ("train_loss", "test_accuracy"):
+        history = client.get_metric_history(nested.info.run_id, name)
+        assert sorted(metric.step for metric in history) == list(range(1, EPOCHS + 1))
+    assert len(client.search_model_versions("name = 'stn-mnist'")) == 1
+
+
+def test_a_study_waits_for_its_server(client, server):
+    process = client.start(*study_command(**LONG), **ONE_SCREEN)
+    wait_for_an_epoch(client, process)
+    server.stop(signal.SIGKILL)
+    time.sleep(40)
+    server.start()
+    screen, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, screen
+    assert screen.count("does not answer") == 1, screen
+    assert screen.count("answers again") == 1
+    assert "Traceback" not in screen
+    check_complete(server.uri)
+
+
+def test_a_study_whose_patience_is_over_goes_on_from_its_checkpoint(client, server):
+    command = study_command(**LONG, store_patience=0.1)
+    process = client.start(*command, **ONE_SCREEN)
+    wait_for_an_epoch(client, process)
+    server.stop(signal.SIGKILL)
+    screen, _ = process.communicate(timeout=300)
+    server.start()
+    assert process.returncode == 1
+    assert re.search(
+        r"Error: \S+ has been away for 0.1 minutes, which began while", last_line(screen)
+    )
+    assert last_line(screen).endswith("the same command goes on from the checkpoints")
+    assert "Traceback" not in screen
+    assert list((client.folder / "checkpoints").glob("*.pt"))
+    done = client.run(*command, **ONE_SCREEN)
+    assert done.returncode == 0, done.stdout
+    assert "1 to be continued" in done.stdout
+    check_complete(server.uri)
+
+
+def test_a_training_waits_for_a_sqlite_file_that_is_locked(small_checkout):
+    options = arguments(("--{0}", "{1}"), **{**SMALL, "epochs": EPOCHS, "threads": 1})
+    command = [sys.executable, "-m", "pipeline", "train", *options]
+    process = small_checkout.start(*command, **ONE_SCREEN)
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            break
+    connection = sqlite3.connect(
+        small_checkout.folder / "mlflow.db", timeout=30, isolation_level=None
+    )
+    connection.execute("BEGIN EXCLUSIVE")
+    time.sleep(60)
+    connection.execute("COMMIT")
+    screen, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, screen
+    assert "Traceback" not in screen
+    assert screen.count("does not answer") == 1
+    assert small_checkout.statuses() == ["FINISHED"]
