@@ -118,8 +118,10 @@ WITHIN = {
     "tracking.recorded": {"links", "patience", "store", "vocabulary"},
     "tracking.registry": {"patience", "store", "vocabulary"},
     "tracking.runs": {
-        *("experiments", "histories", "links", "patience", "project_run", "store", "vocabulary"),
+        *("experiments", "full_disk", "histories", "links", "patience", "project_run", "store"),
+        "vocabulary",
     },
+    "tracking.store": {"full_disk"},
     "tracking.ui": {"experiments", "links", "store"},
     "tracking.views": {"vocabulary"},
 }

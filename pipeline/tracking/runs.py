@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from pipeline.tracking.experiments import current_experiment, experiment_id_of
+from pipeline.tracking.full_disk import with_reserve
 from pipeline.tracking.histories import metric_history
 from pipeline.tracking.links import run_page
 from pipeline.tracking.patience import StoreAway, patience, patiently, until_it_answers
@@ -32,7 +33,7 @@ from pipeline.tracking.project_run import (
     project_run,
     source_tags,
 )
-from pipeline.tracking.store import errors_printed, first_line, one_process_at_a_time
+from pipeline.tracking.store import errors_printed, first_line, one_process_at_a_time, sqlite_file
 from pipeline.tracking.vocabulary import Metric, Tag
 
 if TYPE_CHECKING:  # `compare`, `store` and `ui` need no torch, which takes seconds to import
@@ -149,21 +150,28 @@ def _until_its_end(
         yield TrackedRun(run_id, run.info.experiment_id)
         until_it_answers("ending the run", lambda: _end(run_id, "FINISHED"))
     except KeyboardInterrupt:
-        with _closing(run_id):
-            _end(run_id, "KILLED")
-            print(f"run {run_id} is closed as KILLED; what it had logged is kept", file=sys.stderr)
+        _close(run_id, "KILLED")
+        print(f"run {run_id} is closed as KILLED; what it had logged is kept", file=sys.stderr)
         raise
     except Exception as error:
-        with _closing(run_id):
-            _end(run_id, "KILLED" if isinstance(error, StoreAway) else "FAILED")
-            text = f"{type(error).__name__}: {first_line(error)}"
-            mlflow.MlflowClient().set_tag(run_id, Tag.ERROR, text[:1000])
+        text = f"{type(error).__name__}: {first_line(error)}"
+        _close(run_id, "KILLED" if isinstance(error, StoreAway) else "FAILED", text)
         raise
 
 
-def _closing(run_id: str) -> AbstractContextManager[None]:
-    """Print an error of the store, so that it does not hide the one that ends the run."""
-    return errors_printed(f"the run {run_id} could not be closed")
+def _close(run_id: str, status: str, text: str = "") -> None:
+    """End a run that has not finished.
+
+    An error of the store is printed, so that it does not hide the one that ends the run.
+    """
+
+    def close() -> None:
+        _end(run_id, status)
+        if text:
+            mlflow.MlflowClient().set_tag(run_id, Tag.ERROR, text[:1000])
+
+    with errors_printed(f"the run {run_id} could not be closed"):
+        with_reserve(sqlite_file(), close)
 
 
 def _end(run_id: str, status: str) -> None:
@@ -368,7 +376,11 @@ def close_run(run_id: str, status: str, error: str | None = None) -> None:
         error: the reason, kept in the tag `stn.error`.
     """
     client = mlflow.MlflowClient()
-    if client.get_run(run_id).info.status in ("RUNNING", "SCHEDULED"):
-        if error:
-            client.set_tag(run_id, Tag.ERROR, error[:1000])
-        client.set_terminated(run_id, status)
+
+    def close() -> None:
+        if client.get_run(run_id).info.status in ("RUNNING", "SCHEDULED"):
+            client.set_terminated(run_id, status)
+            if error:
+                client.set_tag(run_id, Tag.ERROR, error[:1000])
+
+    with_reserve(sqlite_file(), close)

@@ -25,6 +25,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from pipeline.errors import PipelineError
+from pipeline.tracking.full_disk import is_full_disk, keep_reserve
 
 if TYPE_CHECKING:  # importing it takes a second
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -65,7 +66,16 @@ def errors_printed(what: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text that is not empty, without credentials; else its class."""
+    """The first line of an error's text that is not empty, without credentials; else its class.
+
+    Of a full disk, the text says that and where, which the first line of a database's error does
+    not.
+    """
+    if is_full_disk(error):
+        filename = getattr(error, "filename", None)
+        return (
+            f"the disk is full: {filename or local_folder()} has no room; make some and try again"
+        )
     lines = [line.strip() for line in without_credentials(str(error)).splitlines()]
     return next(filter(None, lines), type(error).__name__)
 
@@ -121,6 +131,7 @@ def ensure_store() -> None:
         with one_process_at_a_time():
             if not _has_content(path):
                 _create_store(path)
+    keep_reserve(path)
 
 
 def _check_address(uri: str) -> None:

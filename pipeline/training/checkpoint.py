@@ -1,5 +1,6 @@
 """The checkpoint of a run that a study continues after an interruption: one file per run."""
 
+import io
 import os
 import zipfile
 from dataclasses import dataclass
@@ -38,13 +39,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     state = checkpoint.state
     content = {**vars(checkpoint), **vars(state), "best": vars(state.best)}
     del content["state"]
+    saved = io.BytesIO()  # torch would hide the reason why a file cannot be written
+    torch.save(content, saved)
     partial_file = path.with_suffix(".tmp")
     try:
         with partial_file.open("wb") as file:
-            torch.save(content, file)
+            file.write(saved.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial_file, path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         partial_file.unlink(missing_ok=True)
 

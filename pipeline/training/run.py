@@ -1,7 +1,7 @@
 """One training as one MLflow run: train, score the best epoch's model, log and register it."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from pipeline.models.conv_layers import is_own, parts_of, source_of
 from pipeline.models.stn import SpatialTransformerNetwork
 from pipeline.params import RunParams, model_aliases
 from pipeline.presets import protocol_label
-from pipeline.tracking.patience import patience
+from pipeline.tracking.patience import StoreAway, patience
 from pipeline.tracking.recorded import recorded_run
 from pipeline.tracking.registry import AliasNews, Candidate, promote, register
 from pipeline.tracking.runs import TrackedRun, open_run, reopen_run
@@ -85,7 +85,7 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
     torch.set_num_threads(params.threads or torch.get_num_threads())
     check_network(params)
     train_digits, test_digits = mnist.load_mnist(params.data_dir)
-    with _open(params, device, run_of_study) as run:
+    with _how_to_go_on(run_of_study), _open(params, device, run_of_study) as run:
         run.log_artifacts(_source_files(params))
         trained = _train(
             run,
@@ -120,6 +120,20 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
         version=version,
         alias_news=news,
     )
+
+
+@contextmanager
+def _how_to_go_on(run_of_study: RunOfStudy | None) -> Iterator[None]:
+    """Say what to do after an outage, to whom nothing else does."""
+    try:
+        yield
+    except StoreAway as error:
+        if run_of_study is not None:
+            raise
+        raise StoreAway(
+            f"{error}; a single training keeps no checkpoint: start it again, or use a study of "
+            "one run (study --runs 1), which goes on from its checkpoint"
+        ) from error
 
 
 def _open(

@@ -3,8 +3,10 @@
 import re
 import signal
 import sqlite3
+import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import mlflow
 import pytest
@@ -15,6 +17,17 @@ from tests.end_to_end.studies import SMALL, arguments, study_command, wait_for_a
 from tests.server.running import RunningServer
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def small_disk(tmp_path_factory):
+    """A folder with room for 8 MB."""
+    folder = tmp_path_factory.mktemp("disk")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture
@@ -82,6 +95,21 @@ def test_a_study_whose_patience_is_over_goes_on_from_its_checkpoint(client, serv
     check_complete(server.uri)
 
 
+def test_a_training_whose_patience_is_over_says_how_to_go_on(client, server):
+    options = arguments(("--{0}", "{1}"), **{**SMALL, "epochs": 500, "store_patience": 0.05})
+    command = [sys.executable, "-m", "pipeline", "train", *options]
+    process = client.start(*command, **ONE_SCREEN)
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            break
+    server.stop(signal.SIGKILL)
+    screen, _ = process.communicate(timeout=300)
+    server.start()
+    assert process.returncode == 1
+    assert "Traceback" not in screen
+    assert "use a study of one run" in last_line(screen)
+
+
 def test_a_training_waits_for_a_sqlite_file_that_is_locked(small_checkout):
     options = arguments(("--{0}", "{1}"), **{**SMALL, "epochs": EPOCHS, "threads": 1})
     command = [sys.executable, "-m", "pipeline", "train", *options]
@@ -100,3 +128,36 @@ def test_a_training_waits_for_a_sqlite_file_that_is_locked(small_checkout):
     assert "Traceback" not in screen
     assert screen.count("does not answer") == 1
     assert small_checkout.statuses() == ["FINISHED"]
+
+
+@pytest.mark.parametrize("command", ["train", "study"])
+def test_a_full_disk_is_named_and_no_run_stays_open(small_checkout, small_disk, command):
+    store = small_disk / "mlflow.db"
+    small_checkout.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}"
+    options = arguments(("--{0}", "{1}"), **{**SMALL, "epochs": 500, "conv_layer": "conv2d"})
+    options += ["--runs", "2", "--workers", "1"] if command == "study" else []
+    process = small_checkout.start(
+        sys.executable, "-m", "pipeline", command, *options, **ONE_SCREEN
+    )
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{store}")
+    while process.poll() is None and not (store.exists() and has_an_epoch(client)):
+        time.sleep(0.5)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(512))
+    screen, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, screen
+    assert "Traceback" not in screen
+    assert f"the disk is full: {small_disk}" in last_line(screen)
+    filler.unlink()
+    experiment = client.get_experiment_by_name("stn-mnist")
+    statuses = {run.info.status for run in client.search_runs([experiment.experiment_id])}
+    assert statuses <= {"FAILED", "KILLED"}
+
+
+def has_an_epoch(client):
+    """Whether a run has logged an epoch."""
+    experiment = client.get_experiment_by_name("stn-mnist")
+    runs = client.search_runs([experiment.experiment_id]) if experiment else []
+    return any("train_loss" in run.data.metrics for run in runs)

@@ -169,7 +169,7 @@ def test_a_training_waits_for_a_server_and_says_so_in_two_lines(server, capsys):
         with server.away(seconds=1):
             run.log_metrics({"train_loss": 0.5}, step=1)
         assert capsys.readouterr().err.splitlines()[-2:] == [
-            f"{server.uri} does not answer; waiting for it, up to 1 minutes",
+            f"{server.uri} does not answer; waiting for it, up to 10 minutes",
             f"{server.uri} answers again",
         ]
     assert recorded_run(run.run_id).metrics == {"train_loss": 0.5}
