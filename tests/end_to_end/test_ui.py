@@ -24,6 +24,7 @@ def served(tmp_path_factory):
     try:
         runs_page = re.search(r"the runs are at (\S+)", server.stdout.readline())[1]
         answer_of(server, "http://127.0.0.1:5000")
+        assert server.poll() is None, "another server answers on port 5000"
         yield checkout, done.stdout, runs_page
     finally:
         server.terminate()
