@@ -51,11 +51,11 @@ def experiment_id_of(name: str) -> str:
             f"(mlflow experiments restore -x {experiment.experiment_id}) or choose another"
         )
     if _outdated_tags(experiment):
-        client = mlflow.MlflowClient()
-        with one_process_at_a_time():  # two that add the same tag at once would fail
-            tags = _outdated_tags(client.get_experiment(experiment.experiment_id))
-            for key, value in tags.items():
-                client.set_experiment_tag(experiment.experiment_id, key, value)
+        with one_process_at_a_time():  # of two that add the same tag at once, one fails
+            try:
+                _update_tags(experiment.experiment_id)
+            except MlflowException:  # on a server, another process was faster
+                _update_tags(experiment.experiment_id)
     return experiment.experiment_id
 
 
@@ -76,6 +76,12 @@ def _find_or_create(name: str) -> Experiment:
 def _create(name: str) -> str:
     path = sqlite_file()
     return store_in(path).create_experiment(name) if path else mlflow.create_experiment(name)
+
+
+def _update_tags(experiment_id: str) -> None:
+    client = mlflow.MlflowClient()
+    for key, value in _outdated_tags(client.get_experiment(experiment_id)).items():
+        client.set_experiment_tag(experiment_id, key, value)
 
 
 def _outdated_tags(experiment: Experiment) -> dict[str, str]:

@@ -156,6 +156,23 @@ def test_an_experiment_keeps_its_view_and_description_up_to_date(store):
     assert mlflow.get_experiment(run.experiment_id).tags == tags
 
 
+def test_another_machine_may_be_faster_to_describe_the_experiment(store, monkeypatch):
+    set_tag = mlflow.MlflowClient.set_experiment_tag
+    refused = []
+
+    def after_another(client, *tag):
+        set_tag(client, *tag)
+        if not refused:  # as a server does whose database has got the same tag meanwhile
+            refused.append(tag)
+            raise mlflow.MlflowException("UNIQUE constraint failed: experiment_tags.key")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_experiment_tag", after_another)
+    with open_run("name", ""):
+        pass
+    assert refused
+    assert "See the [results]" in note_of("stn-mnist")
+
+
 def test_a_description_that_somebody_wrote_stays(store):
     mlflow.MlflowClient().create_experiment("mine", tags={"mlflow.note.content": "my words"})
     with open_run("name", "", experiment="mine"):
