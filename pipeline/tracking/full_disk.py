@@ -23,12 +23,15 @@ def is_full_disk(error: BaseException | None) -> bool:
     return False
 
 
-def keep_reserve(store: Path) -> None:
-    """Write the reserve beside a SQLite store, unless it is there or has no room."""
-    path = _reserve(store)
-    if not path.exists():
+def keep_reserve(store: Path | None) -> None:
+    """Write the reserve beside a SQLite store, unless it is there or has no room.
+
+    Args:
+        store: the SQLite file of the store; None if it is another store, which needs no reserve.
+    """
+    if store is not None and not _reserve(store).exists():
         with suppress(OSError):
-            path.write_bytes(bytes(RESERVE_BYTES))
+            _reserve(store).write_bytes(bytes(RESERVE_BYTES))
 
 
 def with_reserve(store: Path | None, call: Callable[[], None]) -> None:

@@ -22,7 +22,7 @@ from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from pipeline.tracking.experiments import current_experiment, experiment_id_of
-from pipeline.tracking.full_disk import with_reserve
+from pipeline.tracking.full_disk import keep_reserve, with_reserve
 from pipeline.tracking.histories import metric_history
 from pipeline.tracking.links import run_page
 from pipeline.tracking.patience import StoreAway, patience, patiently, until_it_answers
@@ -140,6 +140,7 @@ def _until_its_end(
         unused: the run that `mlflow run` has opened instead of this one.
     """
     run_id = run.info.run_id
+    keep_reserve(sqlite_file())
     try:
         if unused:
             leave_pointer(unused, run)

@@ -25,7 +25,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from pipeline.errors import PipelineError
-from pipeline.tracking.full_disk import is_full_disk, keep_reserve
+from pipeline.tracking.full_disk import is_full_disk
 
 if TYPE_CHECKING:  # importing it takes a second
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -131,7 +131,6 @@ def ensure_store() -> None:
         with one_process_at_a_time():
             if not _has_content(path):
                 _create_store(path)
-    keep_reserve(path)
 
 
 def _check_address(uri: str) -> None:
