@@ -3,7 +3,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -87,9 +87,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def server_folder() -> Iterator[Path]:
-    """A folder for PostgreSQL; a test that wants it is skipped where that is not installed.
+@contextmanager
+def folder_for_a_server() -> Iterator[Path]:
+    """A folder for PostgreSQL; the test is skipped where that is not installed.
 
     It is not below pytest's folders, which no other user may enter.
     """
@@ -100,6 +100,12 @@ def server_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="server-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
+
+
+@pytest.fixture
+def server_folder() -> Iterator[Path]:
+    with folder_for_a_server() as folder:
+        yield folder
 
 
 def pytest_collection_modifyitems(items):

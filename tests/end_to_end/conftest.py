@@ -9,6 +9,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,8 @@ import mlflow
 import pytest
 
 from pipeline.data.mnist import CHECKSUMS
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, folder_for_a_server, free_port
+from tests.server.running import RunningServer
 
 PARTS = ["MLproject", "conda.yaml", "params", "pipeline"]
 
@@ -33,10 +36,11 @@ class Checkout:
 
     folder: Path
     environment: dict[str, str]
+    server: str = ""  # the address of a tracking server; else the store is in the folder
 
     @property
     def uri(self) -> str:
-        return f"sqlite:///{self.folder}/mlflow.db"
+        return self.server or f"sqlite:///{self.folder}/mlflow.db"
 
     def start(self, *command: str, **settings) -> subprocess.Popen:
         usual = {
@@ -73,10 +77,8 @@ ONE_SCREEN = {"stderr": subprocess.STDOUT}  # both streams in their order, as a 
 
 def last_line(screen: str) -> str:
     """The last line that a command leaves on the screen, but for what `mlflow run` says itself."""
-    lines = screen.splitlines()
-    if re.search(r"mlflow\.\S+: === Run .* (succeeded|failed) ===", lines[-1]):
-        lines.pop()
-    return lines[-1]
+    said = r".*mlflow\.\S+: === Run .* (succeeded|failed) ===|[🏃🧪] View .*"
+    return next(line for line in reversed(screen.splitlines()) if not re.fullmatch(said, line))
 
 
 def answer_of(server: subprocess.Popen, request: urllib.request.Request | str) -> bytes:
@@ -152,9 +154,24 @@ def small_checkout(tmp_path) -> Checkout:
     return check_out_small(tmp_path)
 
 
-@pytest.fixture(scope="session")
-def main_job(tmp_path_factory) -> tuple[Checkout, subprocess.CompletedProcess]:
+def with_server(checkout: Checkout, server: RunningServer) -> Checkout:
+    """The same copy of the project, whose commands log to a server."""
+    environment = {**checkout.environment, "MLFLOW_TRACKING_URI": server.uri}
+    return Checkout(checkout.folder, environment, server.uri)
+
+
+ON_SERVER = pytest.param("server", marks=[pytest.mark.slow, pytest.mark.postgres])
+
+
+@pytest.fixture(scope="session", params=["sqlite", ON_SERVER])
+def main_job(request, tmp_path_factory) -> Iterator[tuple[Checkout, subprocess.CompletedProcess]]:
     """The project's main job, done once: a training by a bare `mlflow run .`, one epoch long."""
     checkout = check_out(tmp_path_factory.mktemp("checkout"))
-    training = checkout.mlflow_run("-P", "conv_layer=coordconv2d", "-P", "epochs=1", **ONE_SCREEN)
-    return checkout, training
+    with ExitStack() as stack:
+        if request.param == "server":
+            folder = stack.enter_context(folder_for_a_server())
+            server = RunningServer(folder, free_port())
+            stack.callback(server.stop)
+            checkout = with_server(checkout, server)
+        command = ("-P", "conv_layer=coordconv2d", "-P", "epochs=1")
+        yield checkout, checkout.mlflow_run(*command, **ONE_SCREEN)

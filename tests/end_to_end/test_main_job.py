@@ -7,6 +7,7 @@ import re
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -62,11 +63,12 @@ def content(checkout, run, name):
 
 
 def test_the_last_line_names_run_accuracy_f1_version_and_page(main_job, trained):
-    _, run = trained
+    checkout, run = trained
+    ui = checkout.server or "http://127.0.0.1:5000"
     accuracy, f1 = (run.data.metrics[f"best_test_{name}"] for name in ("accuracy", "f1"))
     assert last_line(main_job[1].stdout) == (
         f"run {run.info.run_id}: accuracy {accuracy:.2%}, macro F1 {f1:.2%} "
-        f"(epoch 1, selected on the test set), model version 1, see http://127.0.0.1:5000/#/experiments/"
+        f"(epoch 1, selected on the test set), model version 1, see {ui}/#/experiments/"
         f"{run.info.experiment_id}/runs/{run.info.run_id}?workflowType=machine_learning"
     )
     assert accuracy > 0.5  # chance is 0.1
@@ -118,7 +120,7 @@ def test_the_confusion_matrix_is_that_of_the_reported_accuracy(trained):
     assert report["macro avg"]["f1-score"] == pytest.approx(run.data.metrics["best_test_f1"])
 
 
-def test_the_model_is_a_pickle_free_archive_with_its_metrics(trained):
+def test_the_model_is_a_pickle_free_archive_with_its_metrics(trained, monkeypatch):
     checkout, run = trained
     (output,) = run.outputs.model_outputs
     model = checkout.client().get_logged_model(output.model_id)
@@ -130,8 +132,9 @@ def test_the_model_is_a_pickle_free_archive_with_its_metrics(trained):
         "champion": 1,
         "best-coordconv2d": 1,
     }
-    archive = checkout.folder / "mlruns" / run.info.experiment_id / "models" / output.model_id
-    files = {path.name for path in archive.rglob("*")}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", checkout.uri)
+    archive = mlflow.artifacts.download_artifacts(f"models:/{output.model_id}")
+    files = {path.name for path in Path(archive).rglob("*")}
     assert "model.pt2" in files
     assert not [name for name in files if name.endswith((".pkl", ".pth"))]
 

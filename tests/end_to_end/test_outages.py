@@ -12,7 +12,7 @@ import mlflow
 import pytest
 
 from tests.conftest import free_port
-from tests.end_to_end.conftest import ONE_SCREEN, last_line
+from tests.end_to_end.conftest import ONE_SCREEN, last_line, with_server
 from tests.end_to_end.studies import SMALL, arguments, study_command, wait_for_an_epoch
 from tests.server.running import RunningServer
 
@@ -40,8 +40,7 @@ def server(server_folder):
 @pytest.fixture
 def client(small_checkout, server):
     """A checkout whose store is the server."""
-    small_checkout.environment["MLFLOW_TRACKING_URI"] = server.uri
-    return small_checkout
+    return with_server(small_checkout, server)
 
 
 EPOCHS = 20
