@@ -1,8 +1,5 @@
 """Compare the training runs of an experiment or a study, and log the comparison as a run."""
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipeline.comparison.files import as_markdown
@@ -29,20 +26,6 @@ class Comparison:
     url: str
 
 
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Keep Python from looking for garbage again and again amid hundreds of thousands of values.
-
-    With a thousand runs, this takes as long as everything else that is done with them.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@_without_garbage_collection()
 def compare_runs(
     experiment: str | None,
     by: str = "conv_layer",
