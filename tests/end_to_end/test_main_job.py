@@ -13,9 +13,10 @@ import mlflow
 import numpy as np
 import pytest
 from PIL import Image
+from selenium.webdriver.common.utils import free_port
 
 from pipeline.tracking.registry import load_model
-from tests.conftest import PROJECT, free_port
+from tests.conftest import PROJECT
 from tests.end_to_end.conftest import ONE_SCREEN, answer_of, last_line
 
 EPOCH_METRICS = {
@@ -251,6 +252,18 @@ def test_the_model_loads_where_the_projects_code_is_not(elsewhere, tmp_path):
     assert probabilities.shape == (100, 10)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert (probabilities.argmax(axis=1) == labels).mean() > 0.5  # chance is 0.1
+
+
+def test_the_example_of_the_readme_loads_the_model(trained):
+    checkout, _ = trained
+    (code,) = re.findall(
+        r"^```python\n(.*?)^```$", (PROJECT / "README.md").read_text(), re.M | re.S
+    )
+    assert "sqlite:///mlflow.db" in code
+    done = checkout.run(sys.executable, "-c", code.replace("sqlite:///mlflow.db", checkout.uri))
+    assert done.returncode == 0, done.stderr
+    (row,) = re.findall(r"\[\[(.*)\]\]", done.stdout, re.S)
+    assert sum(map(float, row.split())) == pytest.approx(1, abs=1e-3)
 
 
 def one_image(pixel, side=28, channels=1, count=1):
