@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 import mlflow
+from selenium.webdriver.common.utils import free_port
 
 from benchmarks.scale import EPOCHS
 from pipeline.presets import complete
@@ -27,7 +28,6 @@ from pipeline.tracking.registry import Candidate, register
 from pipeline.tracking.runs import open_run
 from server.postgres import postgres
 from server.tracking import tracking_server
-from tests.conftest import free_port
 
 # as large as those of a training
 FILES = {

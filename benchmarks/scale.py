@@ -25,6 +25,7 @@ import mlflow
 import sqlalchemy
 from mlflow.entities import Metric, Param
 from mlflow.store.tracking.dbmodels.models import SqlMetric
+from selenium.webdriver.common.utils import free_port
 
 from pipeline.params import RunParams
 from pipeline.presets import complete, protocol_label
@@ -32,7 +33,6 @@ from pipeline.tracking.experiments import experiment_id_of
 from pipeline.tracking.store import ensure_store
 from server.postgres import postgres
 from server.tracking import tracking_server
-from tests.conftest import free_port
 
 EPOCHS = 30
 LAYERS = ("conv2d", "coordconv2d")

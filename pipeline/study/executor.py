@@ -3,7 +3,7 @@
 An executor decides where and when a task is trained, and knows nothing of the study. It calls
 `on_start` before it trains a task, `train_task` to train it, possibly in another process, and
 `on_end` when the task has ended. A study with several looks starts an executor for each round.
-`local_processes.py` is the executor for one machine.
+`local_processes.py` is the executor for one machine, `ray_tasks.py` that for a cluster.
 """
 
 import tempfile
@@ -19,7 +19,10 @@ from pipeline.params import RunParams
 
 
 class Interruption(str):
-    """The error of a task that is not to blame for it, and can go on from its checkpoint."""
+    """An error from outside the task, such as a store that is away.
+
+    The task can go on from its checkpoint.
+    """
 
 
 @dataclass

@@ -124,7 +124,7 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
 
 @contextmanager
 def _how_to_go_on(run_of_study: RunOfStudy | None) -> Iterator[None]:
-    """Say what to do after an outage, to whom nothing else does."""
+    """Add to the error of an outage what to do, for a single training; a study says it itself."""
     try:
         yield
     except StoreAway as error:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from selenium.webdriver.common.utils import free_port
 
 from pipeline.data.mnist import CHECKSUMS
-from tests.conftest import PROJECT, folder_for_a_server, free_port
+from tests.conftest import PROJECT, folder_for_a_server
 from tests.server.running import RunningServer
 
 PARTS = ["MLproject", "conda.yaml", "params", "pipeline"]

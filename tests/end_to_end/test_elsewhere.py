@@ -5,8 +5,8 @@ import shutil
 import sys
 
 import pytest
+from selenium.webdriver.common.utils import free_port
 
-from tests.conftest import free_port
 from tests.end_to_end.conftest import Checkout, answer_of, check_out_small
 
 QUICK = ["-P", "iterations=5", "--env-manager", "local"]

@@ -10,8 +10,8 @@ from contextlib import suppress
 
 import mlflow
 import pytest
+from selenium.webdriver.common.utils import free_port
 
-from tests.conftest import free_port
 from tests.end_to_end.conftest import ONE_SCREEN, last_line, with_server
 from tests.end_to_end.studies import SMALL, arguments, study_command, wait_for_an_epoch
 from tests.server.running import RunningServer

@@ -6,8 +6,8 @@ import sys
 import time
 
 import pytest
+from selenium.webdriver.common.utils import free_port
 
-from tests.conftest import free_port
 from tests.end_to_end.conftest import ONE_SCREEN, Checkout, answer_of, check_out_small, last_line
 from tests.end_to_end.processes import started_with
 from tests.end_to_end.studies import runs_of, study_command, wait_for_an_epoch

@@ -4,8 +4,8 @@ import re
 import sys
 
 import pytest
+from selenium.webdriver.common.utils import free_port
 
-from tests.conftest import free_port
 from tests.end_to_end.conftest import ONE_SCREEN, with_server
 from tests.end_to_end.studies import runs_of
 from tests.server.running import RunningServer

@@ -8,11 +8,12 @@ import urllib.error
 import urllib.request
 
 import pytest
+from selenium.webdriver.common.utils import free_port
 
 from pipeline.tracking.recorded import artifact_text, training_runs
 from pipeline.tracking.runs import open_run
 from server.postgres import postgres
-from tests.conftest import PROJECT, free_port
+from tests.conftest import PROJECT
 from tests.server.running import RunningServer
 
 

@@ -4,11 +4,11 @@ import importlib.util
 
 import pytest
 from click.testing import CliRunner
+from selenium.webdriver.common.utils import free_port
 
 from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.study.ray_tasks import RayTasks
-from tests.conftest import free_port
 
 
 def study(*options):

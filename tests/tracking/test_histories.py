@@ -5,12 +5,12 @@ import sys
 import mlflow
 import pytest
 import requests
+from selenium.webdriver.common.utils import free_port
 
 from pipeline.tracking import histories
 from pipeline.tracking.histories import last_epoch, metric_histories, metric_history
 from pipeline.tracking.recorded import parent_of_study, training_runs
 from pipeline.tracking.runs import create_nested_run, open_run
-from tests.conftest import free_port
 from tests.end_to_end.conftest import Checkout, answer_of, check_out
 
 RUNS = 12

@@ -15,13 +15,13 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from selenium.webdriver.common.utils import free_port
 
 from pipeline.tracking import patience as patience_module
 from pipeline.tracking.patience import StoreAway, patience, until_it_answers, without_waiting
 from pipeline.tracking.recorded import recorded_run
 from pipeline.tracking.registry import REGISTERED_MODEL, Candidate, promote, register
 from pipeline.tracking.runs import create_nested_run, open_run, reopen_run
-from tests.conftest import free_port
 from tests.end_to_end.conftest import answer_of
 
 
