@@ -49,7 +49,7 @@ from benchmarks.throughput_report import (
 )
 from pipeline.data.mnist import Digits, load_mnist, verify_files
 from pipeline.machine import machine_tags, ran_on
-from pipeline.models import coordconv, layers
+from pipeline.models import convolve, coordconv
 from pipeline.models.build import build_model
 from pipeline.models.pooled_product import constant_contribution
 from pipeline.params import RunParams
@@ -99,7 +99,7 @@ def use_torchs_layers() -> None:
     CoordConv's coordinates are still convolved once for all images.
     """
 
-    def convolve(
+    def convolve_plainly(
         images: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -116,8 +116,8 @@ def use_torchs_layers() -> None:
             convolved = convolved + of_coordinates
         return F.max_pool2d(convolved, 2) if pool else convolved
 
-    for module in (layers, coordconv):
-        module.convolve = convolve
+    for module in (convolve, coordconv):
+        module.convolve = convolve_plainly
 
 
 def of_a_step(conv_layer: str, images: int) -> float:

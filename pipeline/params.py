@@ -169,7 +169,12 @@ class RunParams(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto takes a GPU where there is one"
     )
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads of torch; 0 is every core")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="CPU threads of torch; 0 is every core, in a study cpus_per_run",
+    )
     store_patience: float = Field(
         10.0, ge=0, description="minutes to wait for a store that does not answer any more"
     )

@@ -17,7 +17,7 @@ def verdict(pair: Pair, noun: str = "layer") -> str:
     """The verdict on a pair in a study of fixed size.
 
     Args:
-        noun: what a group is.
+        noun: the word for a group in the sentence, such as `layer` in "runs per layer".
     """
     if (problem := _no_verdict(pair, noun)) is not None:
         return problem
@@ -46,7 +46,7 @@ def verdict_by_design(
     Args:
         pair: the statistics of all runs.
         decision: of the design on this pair; None if no look has been taken.
-        noun: what a group is.
+        noun: the word for a group in the sentence, such as `layer` in "runs per layer".
     """
     names = f"{pair.first} and {pair.second}"
     if decision is None:

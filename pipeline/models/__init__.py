@@ -10,7 +10,8 @@ What they are built into:
 
 - `layer_sizes`: the layer sizes of the two networks, and the sides of feature maps.
 - `layer_class`: loads the class that a convolution layer's entry names, and checks it.
-- `layers`: the layers that every network is built from, and how they compute.
+- `layers`: the layers that every network is built from.
+- `convolve`: how a convolution and its max-pooling are computed.
 - `pooled_product`: a convolution with max-pooling as matrix products.
 - `coordconv`: CoordConv. Another layer of this kind is a module of its own.
 - `stn`: the modules of a spatial transformer network.

@@ -31,9 +31,9 @@ class ConvLayer(NamedTuple):
         `in_channels`, `out_channels`, `kernel_size` (one number, k) and `bias` by keyword.
     pooled: a class that computes the layer and the 2×2 max-pooling after it at once; None if
         `nn.MaxPool2d(2)` follows the layer. Its constructor takes the same arguments.
-    settings: what else both constructors take by keyword: parameters of the run by their names,
-        and `side`, the side in pixels of the whole image or feature map, of which the layer may
-        be given the upper left part only.
+    settings: the names of further keyword arguments of both constructors. Each is a parameter of
+        the run, or `side`: the side of the whole image or feature map, in pixels. (The layer may be
+        given only the upper left part of it; see `local`.)
     local: whether an output depends only on the k×k inputs under the kernel, and on its position in
         the whole image. Such a layer may be given the part of its input that theta depends on.
         Of a user's own layer this is not known (it may normalize by the mean of the image, or
@@ -48,7 +48,7 @@ class ConvLayer(NamedTuple):
 
 CONV_LAYERS = {
     "conv2d": ConvLayer(
-        "torch.nn:Conv2d", pooled="pipeline.models.layers:PooledConv2d", local=True
+        "torch.nn:Conv2d", pooled="pipeline.models.convolve:PooledConv2d", local=True
     ),
     "coordconv2d": ConvLayer(
         "pipeline.models.coordconv:CoordConv2d",

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.layers import convolve
+from pipeline.models.convolve import convolve
 
 
 def coordinate_channels(

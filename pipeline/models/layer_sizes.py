@@ -35,8 +35,8 @@ class LayerSizes:
     """The layer sizes of a network.
 
     classifier: its convolutions.
-    localization: the localization network on the image; after one convolution of the classifier, be
-        it in the stem, copied or shared; after two.
+    localization: three localization networks. Entry d is used at depth d, which is after d of the
+        classifier's convolutions; see `Placement.depth`.
     cnn: the classifier's convolutions where there is no transformer, if they differ.
     linear: the classifier's fully connected layers before the last, each with dropout.
     dropout: whether whole channels of the classifier's last feature map are dropped.

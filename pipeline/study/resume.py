@@ -102,7 +102,7 @@ def tasks_of(
     tasks, finished_runs = [], []
     for params in runs:
         name = study.name_of(params)
-        # others may have copied some tags of a run to one that is none of the study's
+        # A run that was logged by hand may carry copies of the study's other tags.
         own = [run for run in recorded if Tag.CHECKPOINTS in run.tags]
         attempts = [run for run in own if run.study_run == name]
         finished = [run for run in attempts if run.is_finished]
@@ -123,7 +123,7 @@ def tasks_of(
     continued = {task.run_id for task in tasks}
     for run in recorded:
         if run.run_id not in continued:
-            close_run(run.run_id, "KILLED")
+            close_run(run.run_id, "KILLED")  # leaves a run alone that has ended
     return tasks, finished_runs
 
 

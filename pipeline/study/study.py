@@ -81,8 +81,8 @@ def run_study(study: Study, start_executor: StartExecutor | None = None) -> Stud
             stack.enter_context(lease(started.run_id))
         folder = checkpoint_folder(study, started, leased)
         stack.enter_context(locked(study, folder))
-        in_artifacts = study.params.executor == "ray"
-        checkpoints = None if in_artifacts else folder
+        on_this_machine = study.params.executor == "local"
+        checkpoints = folder if on_this_machine else None
         parent = stack.enter_context(_opened(study, started, experiment, checkpoints))
         if not leased and not is_on_this_machine():
             stack.enter_context(lease(parent.run_id))

@@ -6,7 +6,7 @@ import mlflow
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.utils.rest_utils import http_request, verify_rest_response
 
-from pipeline.tracking.patience import patiently
+from pipeline.tracking.patience import waits_for_store
 from pipeline.tracking.vocabulary import Metric
 
 # A server takes at most 100 runs; and some web servers read no more than 4,000 characters of an
@@ -57,13 +57,13 @@ def _by_step(values: list[_Value]) -> dict[int, float]:
     return {value.step: value.value for value in sorted(values, key=lambda value: value[:2])}
 
 
-@patiently("reading metrics")
+@waits_for_store("reading metrics")
 def _values_of_run(run_id: str, name: str) -> list[_Value]:
     history = mlflow.MlflowClient().get_metric_history(run_id, name)
     return [_Value(metric.step, metric.timestamp, metric.value) for metric in history]
 
 
-@patiently("reading metrics")
+@waits_for_store("reading metrics")
 def _values_of_runs(run_ids: list[str], name: str) -> dict[str, list[_Value]]:
     """The values of a metric, by run id; in one request if the store can answer it."""
     store = mlflow.MlflowClient()._tracking_client.store

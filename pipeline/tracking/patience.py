@@ -6,8 +6,8 @@
 A store is away if its server cannot be reached or answers with an error of its own (5xx), if its
 database refuses connections, or if another process has locked its SQLite file.
 
-The functions that log and read are decorated with `patiently`. They may be repeated, as what has
-arrived already is not logged twice.
+The functions that log and read are decorated with `waits_for_store`. They may be repeated, because
+what has arrived already is not logged twice.
 """
 
 import functools
@@ -39,7 +39,7 @@ class StoreAway(PipelineError):
 
 
 @dataclass
-class _Patience:
+class _Settings:
     """Of this process: how long it waits, whether it says so, and whether it has said so."""
 
     seconds: float = 0.0
@@ -47,7 +47,7 @@ class _Patience:
     announced: bool = False
 
 
-_patience = _Patience()
+_settings = _Settings()
 _announcing = threading.Lock()
 _no_waiting = ContextVar("_no_waiting", default=False)  # of this thread
 
@@ -60,17 +60,17 @@ def patience(minutes: float, *, quiet: bool = False) -> Iterator[None]:
         minutes: how long a call waits before it raises `StoreAway`.
         quiet: do not print that there is an outage.
     """
-    before = _patience.seconds, _patience.quiet
+    before = _settings.seconds, _settings.quiet
     retries = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
-    _patience.seconds, _patience.quiet = 60 * minutes, quiet or _patience.quiet
+    _settings.seconds, _settings.quiet = 60 * minutes, quiet or _settings.quiet
     if minutes:
         # MLflow itself would repeat single requests, even those that must not be sent twice
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     try:
         yield
     finally:
-        _patience.seconds, _patience.quiet = before
-        _patience.announced = False
+        _settings.seconds, _settings.quiet = before
+        _settings.announced = False
         if retries is not None:
             os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
         elif minutes:
@@ -79,7 +79,7 @@ def patience(minutes: float, *, quiet: bool = False) -> Iterator[None]:
 
 @contextmanager
 def without_waiting() -> Iterator[None]:
-    """Leave the `with` block where the store is away, for something that may be left out."""
+    """Skip the rest of the `with` block if the store is away; for work that may be skipped."""
     token = _no_waiting.set(True)
     try:
         yield
@@ -93,7 +93,7 @@ def without_waiting() -> Iterator[None]:
         _no_waiting.reset(token)
 
 
-def patiently(
+def waits_for_store(
     what: str,
 ) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
     """Decorate a function that uses the store, so that it waits for a store that is away.
@@ -104,10 +104,10 @@ def patiently(
 
     def decorate(call: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
         @functools.wraps(call)
-        def patient(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        def waiting(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
             return until_it_answers(what, lambda: call(*args, **kwargs))
 
-        return patient
+        return waiting
 
     return decorate
 
@@ -128,17 +128,17 @@ def until_it_answers(what: str, call: Callable[[], _Result]) -> _Result:
         try:
             result = call()
         except Exception as error:
-            if not is_outage(error) or not _patience.seconds or _no_waiting.get():
+            if not is_outage(error) or not _settings.seconds or _no_waiting.get():
                 raise
             first_error = first_error or error
         else:
             if first_error:
                 _announce_end()
             return result
-        left = began + _patience.seconds - time.monotonic()
+        left = began + _settings.seconds - time.monotonic()
         if left <= 0:
             raise StoreAway(
-                f"{_store()} has been away for {_patience.seconds / 60:g} minutes, "
+                f"{_store()} has been away for {_settings.seconds / 60:g} minutes, "
                 f"which began while {what}: {first_line(first_error)}"
             ) from first_error
         _announce()
@@ -171,16 +171,16 @@ def _store() -> str:
 
 def _announce() -> None:
     with _announcing:
-        if not _patience.announced and not _patience.quiet:
-            _patience.announced = True
-            minutes = _patience.seconds / 60
+        if not _settings.announced and not _settings.quiet:
+            _settings.announced = True
+            minutes = _settings.seconds / 60
             _print(f"{_store()} does not answer; waiting for it, up to {minutes:g} minutes")
 
 
 def _announce_end() -> None:
     with _announcing:
-        if _patience.announced:
-            _patience.announced = False
+        if _settings.announced:
+            _settings.announced = False
             _print(f"{_store()} answers again")
 
 

@@ -13,7 +13,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.errors import PipelineError
 from pipeline.tracking.links import run_page
-from pipeline.tracking.patience import patiently
+from pipeline.tracking.patience import waits_for_store
 from pipeline.tracking.store import without_credentials
 from pipeline.tracking.vocabulary import IN_ARTIFACTS, Metric, Tag
 
@@ -177,13 +177,13 @@ class RecordedRun:
         return int(self.metrics.get(Metric.RUNS_FINISHED, 0))
 
 
-@patiently("reading a run")
+@waits_for_store("reading a run")
 def recorded_run(run_id: str) -> RecordedRun:
     """The run with this id."""
     return _recorded(mlflow.get_run(run_id))
 
 
-@patiently("reading runs")
+@waits_for_store("reading runs")
 def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun]:
     """All training runs of an experiment, or of one study in it, in any state; oldest first.
 
@@ -260,7 +260,7 @@ def artifact_text(run_id: str, name: str) -> str | None:
     return None if content is None else content.decode()
 
 
-@patiently("reading files")
+@waits_for_store("reading files")
 def artifact_bytes(run_id: str, name: str) -> bytes | None:
     """The content of a run's artifact; None if there is no artifact of that name."""
     artifacts = mlflow.MlflowClient().list_artifacts(run_id)

@@ -10,7 +10,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import PipelineError
-from pipeline.tracking.patience import patiently
+from pipeline.tracking.patience import waits_for_store
 from pipeline.tracking.store import first_line, one_process_at_a_time
 from pipeline.tracking.vocabulary import Tag, VersionTag
 
@@ -70,7 +70,7 @@ class AliasNews:
         return f"{self.alias} {self.change} {version}" + (f", {self.reason}" if self.reason else "")
 
 
-@patiently("registering the model")
+@waits_for_store("registering the model")
 def register(model_id: str, candidate: Candidate) -> int:
     """Register a logged model, and return its version."""
     with one_process_at_a_time():  # MLflow reads the last version's number, and then adds one
@@ -103,7 +103,7 @@ def _register(model_id: str, candidate: Candidate) -> int:
     return int(version.version)
 
 
-@patiently("moving an alias")
+@waits_for_store("moving an alias")
 def promote(version: int, candidate: Candidate, aliases: list[str]) -> list[AliasNews]:
     """Move each alias to a version if the version is better, and return where each alias is then.
 
@@ -212,7 +212,7 @@ def _aliases() -> list[str]:
         return []
 
 
-@patiently("reading registered models")
+@waits_for_store("reading registered models")
 def registered_version(run_id: str) -> tuple[int, Candidate] | None:
     """The version of the registered model that a run has registered, with its figures.
 

@@ -25,7 +25,7 @@ from pipeline.tracking.experiments import current_experiment, experiment_id_of
 from pipeline.tracking.full_disk import keep_reserve, with_reserve
 from pipeline.tracking.histories import metric_history
 from pipeline.tracking.links import run_page
-from pipeline.tracking.patience import StoreAway, patience, patiently, until_it_answers
+from pipeline.tracking.patience import StoreAway, patience, until_it_answers, waits_for_store
 from pipeline.tracking.project_run import (
     has_generated_name,
     keep_killed,
@@ -225,7 +225,7 @@ class TrackedRun:
             ),
         )
 
-    @patiently("logging files")
+    @waits_for_store("logging files")
     def log_artifacts(self, artifacts: dict[str, Any]) -> None:
         """Log files by their name.
 
@@ -246,17 +246,17 @@ class TrackedRun:
             else:
                 mlflow.log_dict(content, name)
 
-    @patiently("reading metrics")
+    @waits_for_store("reading metrics")
     def logged_epochs(self) -> int:
         """The last epoch whose metrics are in the store; 0 before the first."""
         return max(metric_history(self.run_id, Metric.TRAIN_LOSS), default=0)
 
-    @patiently("setting tags")
+    @waits_for_store("setting tags")
     def set_tags(self, tags: dict[str, str]) -> None:
         """Set tags of the run, or replace them."""
         mlflow.MlflowClient().log_batch(self.run_id, tags=[RunTag(*tag) for tag in tags.items()])
 
-    @patiently("removing a tag")
+    @waits_for_store("removing a tag")
     def remove_tag(self, tag: str) -> None:
         """Remove a tag of the run, if the run has it."""
         client = mlflow.MlflowClient()
@@ -267,7 +267,7 @@ class TrackedRun:
         """Replace the Markdown on top of the run's page."""
         self.set_tags({MLFLOW_RUN_NOTE: description})
 
-    @patiently("deleting models")
+    @waits_for_store("deleting models")
     def drop_models(self) -> None:
         """Delete the models that an earlier attempt at this run has logged and registered."""
         client = mlflow.MlflowClient()
@@ -278,7 +278,7 @@ class TrackedRun:
         ):
             client.delete_logged_model(model.model_id)
 
-    @patiently("logging a data set")
+    @waits_for_store("logging a data set")
     def log_dataset(self, name: str, context: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Log a data set as an input of the run, without its content.
 
@@ -300,7 +300,7 @@ class TrackedRun:
             except MlflowException:  # a process on another machine was faster
                 mlflow.log_input(data, context=context)
 
-    @patiently("logging the model")
+    @waits_for_store("logging the model")
     def log_model(self, model: "torch.nn.Module", example: np.ndarray, step: int) -> str:
         """Log a model as a `pt2` archive, which needs no pickle and no code of this project.
 

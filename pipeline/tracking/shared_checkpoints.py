@@ -12,11 +12,11 @@ from pathlib import Path
 import mlflow
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from pipeline.tracking.patience import patiently
+from pipeline.tracking.patience import waits_for_store
 from pipeline.tracking.vocabulary import IN_ARTIFACTS, Artifact, Tag
 
 
-@patiently("saving a checkpoint")
+@waits_for_store("saving a checkpoint")
 def save_shared(run_id: str, file: Path) -> None:
     """Copy a checkpoint into the artifacts, and remove those before it."""
     earlier = _names(run_id)
@@ -28,7 +28,7 @@ def save_shared(run_id: str, file: Path) -> None:
     _remove(run_id, earlier)
 
 
-@patiently("reading a checkpoint")
+@waits_for_store("reading a checkpoint")
 def fetch_shared(run_id: str, file: Path) -> bool:
     """Copy the last whole checkpoint into a file; whether there is one."""
     with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +50,7 @@ def has_shared(run_id: str) -> bool:
         return fetch_shared(run_id, Path(folder, "checkpoint.pt"))
 
 
-@patiently("removing checkpoints")
+@waits_for_store("removing checkpoints")
 def remove_shared(run_id: str) -> None:
     """Remove the checkpoints from the artifacts."""
     _remove(run_id, _names(run_id))

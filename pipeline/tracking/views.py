@@ -1,4 +1,4 @@
-"""The view that the MLflow UI opens the list of runs in: a table of results, or charts of them.
+"""Which columns and charts the MLflow UI shows first in its list of runs.
 
 MLflow's UI keeps a named view in a tag of the experiment, `mlflow.sharedViewState.<key>`. It lists
 the view in the menu *Views* of the page, and opens it at the addresses of the page that contain
@@ -14,9 +14,9 @@ from pipeline.tracking.vocabulary import Metric, Tag
 VIEW = "results"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
-# The UI shows the runs of a study only below their parent run, which it collapses, where it sorts
-# by `attributes.start_time`. `Created` is another name of the same attribute, which the UI does not
-# know: it shows every run in a row of its own, the newest first.
+# Sorted by `attributes.start_time`, the UI hides a study's runs under their collapsed parent run.
+# `Created` is another name of the same attribute, which the UI does not know: sorted by it, the UI
+# shows every run in a row of its own, the newest first.
 _ORDER = {"orderByKey": "attributes.`Created`", "orderByAsc": False}
 
 # The columns in their order, and their widths in pixels; the run's name and its time come first.

@@ -6,7 +6,7 @@
 - `recorder`: what a run keeps of each epoch.
 - `collapse`: whether a training has collapsed.
 - `checkpoint`: the file from which an interrupted run continues.
-- `selected`: what a run logs of the best epoch's model.
+- `log_model`: what a run logs of the best epoch's model.
 - `network`: the network that the parameters of a run describe.
 - `metrics`: accuracy, F1, loss, and how much of a pose is left after the transformer.
 - `poses`: what a transformer makes of one digit in eight poses.

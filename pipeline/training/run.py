@@ -28,12 +28,12 @@ from pipeline.tracking.store import ensure_store
 from pipeline.tracking.vocabulary import Tag
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.collapse import IMAGES, collapse_reason
+from pipeline.training.log_model import TrainedModel, log_selected_model
 from pipeline.training.loop import train
 from pipeline.training.network import build_network, check_network
 from pipeline.training.optimization import averaged_model
 from pipeline.training.poses import eight_poses
 from pipeline.training.recorder import EpochRecorder
-from pipeline.training.selected import TrainedModel, log_selected_model
 
 
 @dataclass(frozen=True)

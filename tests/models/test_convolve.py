@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.models.layers import PooledConv2d, convolve, max_pool
+from pipeline.models.convolve import PooledConv2d, convolve, max_pool
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
