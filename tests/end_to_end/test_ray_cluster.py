@@ -31,6 +31,12 @@ cluster.shutdown()
 """
 
 
+@pytest.fixture(autouse=True)
+def _on_ray(record_property):
+    ray = pytest.importorskip("ray")
+    record_property("ray", ray.__version__)  # the summary says so
+
+
 def check_out_two(folder):
     names = ("one", "another")
     for name in names:
@@ -52,7 +58,6 @@ def wait_until(condition):
 
 
 def test_a_node_that_is_killed_changes_no_bit(tmp_path):
-    pytest.importorskip("ray")
     local, checkout = check_out_two(tmp_path)
     mark = marked(checkout)
     checkout.environment["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -90,7 +95,6 @@ def test_a_node_that_is_killed_changes_no_bit(tmp_path):
 
 
 def test_ctrl_c_closes_the_runs_ends_ray_and_the_study_goes_on_anywhere(tmp_path):
-    pytest.importorskip("ray")
     checkout = check_out_small(tmp_path)
     mark = marked(checkout)
     command = study_command(epochs=12, architecture="cnn", conv_layer="conv2d")
