@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -280,12 +281,24 @@ def seconds_of(*arguments: str, **settings) -> float:
     return time.perf_counter() - start
 
 
-@click.command()
-@click.option("--quick", is_flag=True, help="a tenth of an epoch, of plain images only")
-@click.option("--repetitions", default=3, show_default=True)
-def main(quick: bool, repetitions: int) -> None:
-    """Measure, print the table, and write it into results/throughput.md and .json."""
-    begun = time.monotonic()
+@dataclass
+class Samples:
+    """What all repetitions have measured.
+
+    rates: images per second, by layer and kind of images, by column.
+    peaks: memory of a training process in MiB, by column.
+    products: GFLOP per second and core of matrix products.
+    steps: milliseconds of a training step, by layer, by images in a batch.
+    """
+
+    rates: dict[tuple[str, str], dict[str, list[float]]]
+    peaks: dict[str, list[float]]
+    products: list[float]
+    steps: dict[str, dict[int, list[float]]]
+
+
+def measured(quick: bool, repetitions: int) -> Samples:
+    """Measure all columns one after another, `repetitions` times."""
     share = 0.1 if quick else 0.25
     verify_files(Path("data"))  # unpacked, as torchvision's MNIST wants them
     kinds = {"plain": False} if quick else {"plain": False, "augmented": True}
@@ -316,11 +329,15 @@ def main(quick: bool, repetitions: int) -> None:
         for layer in LAYERS:
             for images, times in steps[layer].items():
                 times.extend(in_fresh_processes(1, of_a_step, layer, images))
+    return Samples(rates, peaks, products, steps)
 
-    floor_rate = 60_000 * CORES * statistics.median(products) / GFLOP_PER_EPOCH
+
+def report_of(samples: Samples, quick: bool, repetitions: int) -> dict:
+    """Medians and ratios, and what is measured only once."""
+    floor_rate = 60_000 * CORES * statistics.median(samples.products) / GFLOP_PER_EPOCH
     of_variants: dict = {layer: {} for layer in LAYERS}
-    for layer, kind in variants:
-        a, b, c, d = (statistics.median(rates[layer, kind][name]) for name in COLUMNS)
+    for (layer, kind), of_columns in samples.rates.items():
+        a, b, c, d = (statistics.median(of_columns[name]) for name in COLUMNS)
         of_variants[layer][kind] = {
             "images_per_second": dict(zip(COLUMNS.values(), (a, b, c, d), strict=True)),
             "ratio_one_run": b / a,
@@ -335,13 +352,13 @@ def main(quick: bool, repetitions: int) -> None:
         "date": datetime.date.today().isoformat(),
         "protocol": f"a {'tenth' if quick else 'quarter'} of an epoch and of its "
         f"test pass, median of {repetitions} interleaved repetitions",
-        "gflops_per_core": statistics.median(products),
+        "gflops_per_core": statistics.median(samples.products),
         **of_variants,
         "step_milliseconds": {
             layer: {images: statistics.median(times) for images, times in of_layer.items()}
-            for layer, of_layer in steps.items()
+            for layer, of_layer in samples.steps.items()
         },
-        "peak_mib": {name: max(values) for name, values in peaks.items()},
+        "peak_mib": {name: max(values) for name, values in samples.peaks.items()},
         "breakdown": {layer: in_fresh_processes(1, breakdown, layer)[0] for layer in LAYERS},
         "help_over_click_seconds": help_over_click(),
     }
@@ -358,6 +375,16 @@ def main(quick: bool, repetitions: int) -> None:
             fixed["data_tracking_figures_model"] + (RUN_EPOCHS - 1) * fixed["metrics_of_an_epoch"]
         )
         report["tracking_share"] = of_tracking / (training + fixed["imports"] + of_tracking)
+    return report
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="a tenth of an epoch, of plain images only")
+@click.option("--repetitions", default=3, show_default=True)
+def main(quick: bool, repetitions: int) -> None:
+    """Measure, print the table, and write it into results/throughput.md and .json."""
+    begun = time.monotonic()
+    report = report_of(measured(quick, repetitions), quick, repetitions)
     text = as_markdown(report, quick)
     click.echo(text)
     # a quick look does not replace the figures that the README cites

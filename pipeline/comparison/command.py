@@ -55,7 +55,7 @@ def compare_runs(
         title = f"{title}, study {study}"
     else:
         design, missing = None, _looks_left_out(runs, title)
-    report = comparison_of(runs, title, by, margin, missing, design)
+    report = comparison_of(runs, title, by=by, margin=margin, missing=missing, design=design)
     params = {"by": by, "margin": report.margin} | ({"study": study} if study else {})
     files = comparison_files(report)
     markdown = as_markdown(report)

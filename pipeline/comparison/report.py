@@ -113,6 +113,7 @@ class Report:
 def comparison_of(
     runs: list[RecordedRun],
     title: str,
+    *,
     by: str = "conv_layer",
     margin: float = MARGIN,
     missing: list[str] | None = None,

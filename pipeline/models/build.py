@@ -135,7 +135,13 @@ def _transformer_network(
     last_side = side_after(output_side, sizes.classifier[placement.stem :])
     # first the localization network: the order of the random draws must not change
     localization = _localization(sizes, placement, input_side, identity, make_layer)
-    stages = _classifier_stages(sizes, sizes.classifier, last_side, batch_norm, _classifier_layer)
+    stages = _classifier_stages(
+        sizes,
+        sizes.classifier,
+        last_side=last_side,
+        batch_norm=batch_norm,
+        make_layer=_classifier_layer,
+    )
     shared = stages[placement.stem :][: placement.shared]
     stem, classifier = _divide(stages, placement.stem)
     return SpatialTransformerNetwork(
@@ -175,7 +181,12 @@ def _plain_network(
     convolutions = sizes.cnn or sizes.classifier
     last_side = side_after(image_size, convolutions)
     stages = _classifier_stages(
-        sizes, convolutions, last_side, batch_norm, make_layer, side=image_size
+        sizes,
+        convolutions,
+        last_side=last_side,
+        batch_norm=batch_norm,
+        make_layer=make_layer,
+        side=image_size,
     )
     _, classifier = _divide(stages, stem=0)
     return SpatialTransformerNetwork(nn.Sequential(), None, nn.Sequential(*classifier))
@@ -252,6 +263,7 @@ def _needed_side(sizes: LayerSizes, placement: Placement, input_side: int) -> in
 def _classifier_stages(
     sizes: LayerSizes,
     convolutions: Sequence[Conv],
+    *,
     last_side: int,
     batch_norm: str,
     make_layer: MakeLayer,
