@@ -25,7 +25,11 @@ def _find_environment() -> None:
 
 
 if __name__ == "__main__":
-    _find_environment()
-    from pipeline.cli import main
+    try:
+        _find_environment()
+        from pipeline.cli import main
 
-    main(prog_name="python -m pipeline")
+        main(prog_name="python -m pipeline")
+    except KeyboardInterrupt:  # while it was loaded, before the command line heeds signals
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

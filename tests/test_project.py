@@ -83,8 +83,9 @@ WITHIN = {
     "training.log_model": {"loop", "metrics", "poses"},
     "training.run": {
         *("checkpoint", "collapse", "log_model", "loop", "network", "optimization"),
-        *("poses", "recorder"),
+        *("poses", "recorder", "unfinished"),
     },
+    "training.unfinished": {"checkpoint"},
     "comparison.groups": {"plausible", "statistics"},
     "comparison.pairs": {"planning", "statistics"},
     "comparison.sequential": {"boundaries", "statistics"},

@@ -22,9 +22,7 @@ from pipeline.tracking.shared_checkpoints import (
 )
 from pipeline.tracking.store import local_folder
 from pipeline.tracking.vocabulary import Tag
-from pipeline.training.checkpoint import checkpoint_path, set_aside_if_damaged
-
-CHECKPOINTS = "checkpoints"  # of unfinished runs, by run id; a finished run needs none
+from pipeline.training.checkpoint import CHECKPOINTS, checkpoint_path, set_aside_if_damaged
 
 
 def checkpoint_folder(study: Study, started: RecordedRun | None, leased: bool = False) -> Path:

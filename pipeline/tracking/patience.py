@@ -27,7 +27,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from tqdm import tqdm
 
 from pipeline.errors import PipelineError
-from pipeline.tracking.store import first_line, without_credentials
+from pipeline.tracking.store import first_line, store_address
 
 RETRY_SECONDS = 2.0
 _Arguments = ParamSpec("_Arguments")
@@ -138,7 +138,7 @@ def until_it_answers(what: str, call: Callable[[], _Result]) -> _Result:
         left = began + _settings.seconds - time.monotonic()
         if left <= 0:
             raise StoreAway(
-                f"{_store()} has been away for {_settings.seconds / 60:g} minutes, "
+                f"{store_address()} has been away for {_settings.seconds / 60:g} minutes, "
                 f"which began while {what}: {first_line(first_error)}"
             ) from first_error
         _announce()
@@ -165,23 +165,19 @@ def _of_sqlite() -> bool:
     return mlflow.get_tracking_uri().startswith("sqlite:")
 
 
-def _store() -> str:
-    return without_credentials(mlflow.get_tracking_uri())
-
-
 def _announce() -> None:
     with _announcing:
         if not _settings.announced and not _settings.quiet:
             _settings.announced = True
             minutes = _settings.seconds / 60
-            _print(f"{_store()} does not answer; waiting for it, up to {minutes:g} minutes")
+            _print(f"{store_address()} does not answer; waiting for it, up to {minutes:g} minutes")
 
 
 def _announce_end() -> None:
     with _announcing:
         if _settings.announced:
             _settings.announced = False
-            _print(f"{_store()} answers again")
+            _print(f"{store_address()} answers again")
 
 
 def _print(line: str) -> None:

@@ -200,6 +200,16 @@ def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun
     return [_recorded(run) for run in _oldest_first(found.experiment_id, condition, RUNS_AT_ONCE)]
 
 
+@waits_for_store("reading runs")
+def runs_with_tag(experiment: str, tag: str, value: str) -> list[RecordedRun]:
+    """The runs of an experiment with this value of a tag, oldest first; none if it is missing."""
+    found = mlflow.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    condition = f"tags.`{tag}` = '{value}'"
+    return [_recorded(run) for run in _oldest_first(found.experiment_id, condition, RUNS_AT_ONCE)]
+
+
 def _oldest_first(experiment_id: str, condition: str, page_size: int) -> Iterator[Run]:
     """The runs that meet a condition, read page by page."""
     client, token = mlflow.MlflowClient(), None

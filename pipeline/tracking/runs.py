@@ -77,7 +77,8 @@ def open_run(
     os.environ.pop("MLFLOW_RUN_ID", None)  # a later run of this process is another one
     tags = {**(tags or {}), MLFLOW_RUN_NOTE: description}
     if opened is None or opened.info.experiment_id != experiment_id:
-        run = mlflow.start_run(experiment_id=experiment_id, run_name=name)
+        # with its tags at once: by them, a later command finds a run whose process was killed
+        run = mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags)
         with (
             patience(store_patience),
             _until_its_end(run, params or {}, tags, unused=opened) as tracked,

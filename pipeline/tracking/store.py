@@ -187,6 +187,11 @@ def store_in(path: Path) -> "SqlAlchemyStore":
     return SqlAlchemyStore(f"sqlite:///{quote(str(path))}", quote(str(artifacts)))
 
 
+def store_address() -> str:
+    """The address of the store, without credentials."""
+    return without_credentials(mlflow.get_tracking_uri())
+
+
 def local_folder() -> Path:
     """The folder for files that belong to the store.
 

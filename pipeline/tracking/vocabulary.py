@@ -13,6 +13,7 @@ class Tag:
     SELECTION = "stn.selection"  # what the best epoch was selected on: `test` or `validation`
     DATA_DIGEST = "stn.data_digest"  # digest of the four MNIST files
     CONV_LAYER = "stn.conv_layer"  # of a user's own layer: `module:Class@digest`
+    TRAINING = "stn.training"  # of a single training: name of its files in `checkpoints/`
     COLLAPSED = "stn.collapsed"  # epoch of a collapse and why, `epoch 3: the transformer shows …`
     ERROR = "stn.error"  # class and first line of the error that ended a failed run
 

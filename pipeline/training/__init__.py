@@ -7,6 +7,7 @@
 - `collapse`: whether a training has collapsed.
 - `checkpoint`: the file from which an interrupted run continues.
 - `log_model`: what a run logs of the best epoch's model.
+- `unfinished`: single trainings that were interrupted: they go on, or are closed.
 - `network`: the network that the parameters of a run describe.
 - `metrics`: accuracy, F1, loss, and how much of a pose is left after the transformer.
 - `poses`: what a transformer makes of one digit in eight poses.

@@ -13,6 +13,8 @@ from torch import Tensor
 from pipeline.errors import PipelineError
 from pipeline.training.loop import BestEpoch, TrainingState
 
+CHECKPOINTS = "checkpoints"  # the folder beside the store for those of unfinished runs
+
 
 @dataclass(frozen=True)
 class Checkpoint:

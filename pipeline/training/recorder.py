@@ -27,9 +27,9 @@ class EpochRecorder:
         collapse_reason: given the training accuracies of the epochs so far, why the training counts
             as collapsed, or an empty text; see `collapse.collapse_reason`.
         bar: the progress bar of the terminal, which counts epochs.
-        checkpoint_file: where a checkpoint is saved after each epoch. A run with one belongs to a
-            study, which reads the metrics and tags from the store and prints what matters; None
-            saves nothing and prints.
+        checkpoint_file: where a checkpoint is saved after each epoch; None saves none.
+        quiet: print nothing. A study reads the metrics and tags from the store, and prints what
+            matters.
         share_checkpoint: called with that file whenever it has been saved.
         resume_from: the checkpoint that the run continues from.
 
@@ -49,12 +49,13 @@ class EpochRecorder:
         collapse_reason: Callable[[list[float]], str],
         bar: tqdm,
         checkpoint_file: Path | None = None,
+        quiet: bool = False,
         share_checkpoint: Callable[[Path], None] | None = None,
         resume_from: Checkpoint | None = None,
     ) -> None:
         self._run, self._network, self._params, self._poses = run, network, params, poses
         self._collapse_reason = collapse_reason
-        self._bar, self._checkpoint_file = bar, checkpoint_file
+        self._bar, self._checkpoint_file, self._quiet = bar, checkpoint_file, quiet
         self._share_checkpoint = share_checkpoint
         self.frames: dict[int, Tensor] = {}
         self.collapsed = ""
@@ -85,7 +86,7 @@ class EpochRecorder:
         if self.collapsed != before:
             self._tag_collapse()
         self._run.log_metrics(state.history[-1], step=state.epoch)
-        if self._checkpoint_file is None:
+        if not self._quiet:
             self._print(state, reason=reason, is_news=self.collapsed != before)
 
     def _add_frame(self, epoch: int) -> None:

@@ -1,7 +1,7 @@
 """One training as one MLflow run: train, score the best epoch's model, log and register it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from pipeline.models.conv_layers import is_own, parts_of, source_of
 from pipeline.models.stn import SpatialTransformerNetwork
 from pipeline.params import RunParams, model_aliases
 from pipeline.presets import protocol_label
+from pipeline.tracking.experiments import current_experiment
 from pipeline.tracking.patience import StoreAway, patience
 from pipeline.tracking.recorded import recorded_run
 from pipeline.tracking.registry import AliasNews, Candidate, promote, register
@@ -34,6 +35,7 @@ from pipeline.training.network import build_network, check_network
 from pipeline.training.optimization import averaged_model
 from pipeline.training.poses import eight_poses
 from pipeline.training.recorder import EpochRecorder
+from pipeline.training.unfinished import SingleTraining, single_training
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
     The epochs' test accuracy is measured on one pose of each test image; the selected model is
     scored on all its poses.
 
-    In a study, the training continues from its checkpoint, if there is one, and saves one after
-    each epoch. It prints nothing, and leaves the aliases to the study.
+    It saves a checkpoint after each epoch, and continues from the one of an interrupted training:
+    in a study, of the run that the study has created; else, of one with the same parameters. In a
+    study, it prints nothing, and leaves the aliases to the study.
 
     Raises:
         PipelineError: on unusable data, device or store, or if training diverges.
@@ -85,7 +88,9 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
     torch.set_num_threads(params.threads or torch.get_num_threads())
     check_network(params)
     train_digits, test_digits = mnist.load_mnist(params.data_dir)
-    with _how_to_go_on(run_of_study), _open(params, device, run_of_study) as run:
+    with ExitStack() as stack:
+        training = run_of_study or stack.enter_context(_single_training(params))
+        run = stack.enter_context(_open(params, device, training))
         run.log_artifacts(_source_files(params))
         trained = _train(
             run,
@@ -93,7 +98,7 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
             device=device,
             train_digits=train_digits,
             test_digits=test_digits,
-            run_of_study=run_of_study,
+            training=training,
         )
         test = posed_test_set(params.dataset, test_digits, train_digits.images)
         del train_digits  # the export of the model needs the memory
@@ -104,9 +109,8 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
         version = register(model_id, candidate)
     # Only the model of a run that has ended as FINISHED may become champion.
     news: list[AliasNews] = []
-    if run_of_study is not None:
-        run_of_study.checkpoint_file.unlink(missing_ok=True)
-    else:
+    training.checkpoint_file.unlink(missing_ok=True)
+    if run_of_study is None:
         aliases = model_aliases(params.conv_layer, params.dataset)
         with patience(params.store_patience):
             news = promote(version, candidate, aliases)
@@ -123,25 +127,22 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
 
 
 @contextmanager
-def _how_to_go_on(run_of_study: RunOfStudy | None) -> Iterator[None]:
-    """Add to the error of an outage what to do, for a single training; a study says it itself."""
+def _single_training(params: RunParams) -> Iterator[SingleTraining]:
+    """A training that belongs to no study, which may go on; an outage's error says how."""
     try:
-        yield
+        with single_training(params, current_experiment(params.experiment)) as training:
+            yield training
     except StoreAway as error:
-        if run_of_study is not None:
-            raise
-        raise StoreAway(
-            f"{error}; a single training keeps no checkpoint: start it again, or use a study of "
-            "one run (study --runs 1), which goes on from its checkpoint"
-        ) from error
+        raise StoreAway(f"{error}; the same command goes on from the checkpoint") from error
 
 
 def _open(
-    params: RunParams, device: torch.device, run_of_study: RunOfStudy | None
+    params: RunParams, device: torch.device, training: RunOfStudy | SingleTraining
 ) -> AbstractContextManager[TrackedRun]:
-    """The run, open: a new one, or the study's."""
-    label = run_of_study.protocol_label if run_of_study else protocol_label(params)
-    earlier_tags = recorded_run(run_of_study.run_id).tags if run_of_study else {}
+    """The run, open: a new one, or the one that has begun already."""
+    of_study = training if isinstance(training, RunOfStudy) else None
+    label = of_study.protocol_label if of_study else protocol_label(params)
+    earlier_tags = recorded_run(training.run_id).tags if training.run_id else {}
     description = _description(params, label)
     values = params.model_dump(exclude_none=True)
     tags = {
@@ -151,10 +152,11 @@ def _open(
         # `mlflow run` has logged the parameter as it was typed, without the digest
         **({Tag.CONV_LAYER: params.conv_layer} if is_own(params.conv_layer) else {}),
         **continued(earlier_tags, machine_tags(str(device))),
+        **({Tag.TRAINING: training.name} if isinstance(training, SingleTraining) else {}),
     }
-    if run_of_study:
+    if training.run_id:
         return reopen_run(
-            run_of_study.run_id,
+            training.run_id,
             description,
             params=values,
             tags=tags,
@@ -177,11 +179,16 @@ def _train(
     device: torch.device,
     train_digits: Digits,
     test_digits: Digits,
-    run_of_study: RunOfStudy | None,
+    training: RunOfStudy | SingleTraining,
 ) -> TrainedModel:
     """Train a network on MNIST's digits, recording each epoch in the run."""
-    checkpoint_file = run_of_study.checkpoint_file if run_of_study else None
-    checkpoint = load_checkpoint(checkpoint_file) if checkpoint_file else None
+    of_study = training if isinstance(training, RunOfStudy) else None
+    checkpoint = load_checkpoint(training.checkpoint_file)
+    if checkpoint and not of_study:
+        print(
+            f"run {run.run_id} was interrupted after epoch {checkpoint.state.epoch} and goes on; "
+            f"to begin anew instead, stop it and remove {training.checkpoint_file}"
+        )
     train_set, test_set, validation_set = _sets(run, params, train_digits, test_digits)
     selection_set = test_set if validation_set is None else validation_set
 
@@ -192,8 +199,11 @@ def _train(
     evaluated = network if averaged is None else cast(SpatialTransformerNetwork, averaged.module)
     poses = eight_poses(params.dataset, test_digits, train_digits.images)
     # a study shows the progress of its trainings itself
-    disable = True if run_of_study else None  # None: where the output is no terminal
-    with tqdm(total=params.planned_epochs, unit="epoch", disable=disable) as bar:
+    disable = True if of_study else None  # None: where the output is no terminal
+    epochs_before = checkpoint.state.epoch if checkpoint else 0
+    with tqdm(
+        total=params.planned_epochs, initial=epochs_before, unit="epoch", disable=disable
+    ) as bar:
         recorder = EpochRecorder(
             run,
             evaluated,
@@ -207,8 +217,9 @@ def _train(
                 images=selection_set.images[:IMAGES],
             ),
             bar=bar,
-            checkpoint_file=checkpoint_file,
-            share_checkpoint=run_of_study.share_checkpoint if run_of_study else None,
+            checkpoint_file=training.checkpoint_file,
+            quiet=of_study is not None,
+            share_checkpoint=of_study.share_checkpoint if of_study else None,
             resume_from=checkpoint,
         )
         state = train(

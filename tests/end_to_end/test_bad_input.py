@@ -104,6 +104,12 @@ def test_a_diverging_training_fails_with_what_to_do(small_checkout):
     assert small_checkout.statuses() == ["FAILED"]
 
 
+def test_an_interruption_while_a_command_is_loaded(checkout):
+    (checkout.folder / "click.py").write_text("raise KeyboardInterrupt")
+    done = checkout.pipeline("train", **ONE_SCREEN)
+    assert (done.returncode, done.stdout) == (130, "interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("way", "number"),
     [

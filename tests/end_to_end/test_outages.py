@@ -94,8 +94,8 @@ def test_a_study_whose_patience_is_over_goes_on_from_its_checkpoint(client, serv
     check_complete(server.uri)
 
 
-def test_a_training_whose_patience_is_over_says_how_to_go_on(client, server):
-    options = arguments(("--{0}", "{1}"), **{**SMALL, "epochs": 500, "store_patience": 0.05})
+def test_a_training_whose_patience_is_over_goes_on_from_its_checkpoint(client, server):
+    options = arguments(("--{0}", "{1}"), **{**SMALL, "epochs": EPOCHS, "store_patience": 0.05})
     command = [sys.executable, "-m", "pipeline", "train", *options]
     process = client.start(*command, **ONE_SCREEN)
     for line in process.stdout:
@@ -106,7 +106,13 @@ def test_a_training_whose_patience_is_over_says_how_to_go_on(client, server):
     server.start()
     assert process.returncode == 1
     assert "Traceback" not in screen
-    assert "use a study of one run" in last_line(screen)
+    assert last_line(screen).endswith("the same command goes on from the checkpoint")
+    assert client.statuses() == ["RUNNING"]  # it could not be closed
+    done = client.run(*command, **ONE_SCREEN)
+    assert done.returncode == 0, done.stdout
+    assert client.statuses() == ["FINISHED"]
+    assert "was interrupted after epoch" in done.stdout
+    assert not list((client.folder / "checkpoints").glob("*.training"))
 
 
 def test_a_training_waits_for_a_sqlite_file_that_is_locked(small_checkout):
