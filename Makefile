@@ -122,9 +122,11 @@ test-lowest: setup
 	.venv-lowest/bin/python $(PYTEST) tests/end_to_end/test_main_job.py tests/test_project.py \
 	  tests/tracking tests/training/test_loop.py
 
-# hours, beside which nothing else should run; ROUNDS=1 takes some minutes
+# A round of every fault takes half an hour, and 20 rounds the night; results are added up. FAULT,
+# COMMAND and STORE choose some of it.
 faults: setup
-	$(BIN)/python -m tests.faults --rounds $(or $(ROUNDS),20) $(FAULT)
+	$(BIN)/python -m tests.faults --rounds $(or $(ROUNDS),20) $(FAULT) \
+	  $(if $(COMMAND),--command $(COMMAND)) $(if $(STORE),--store $(STORE))
 
 # uvx, because pip-audit is no part of the project: it only reads the lock. --strict, because a
 # package that its index does not know would otherwise count as sound.
