@@ -224,6 +224,26 @@ def model(store) -> Callable[[np.ndarray], np.ndarray]:
     return load_model(f"models:/{model_id}").predict
 
 
+@try_any(30)
+@given(st.integers(0, 10**6), st.integers(0, 8))
+def test_any_damage_to_the_archive_of_a_model(model, store, place, bit):
+    """A flipped bit, or with 8 a cut, somewhere in the file."""
+    (file,) = store.glob("mlruns/**/*.pt2")
+    content = file.read_bytes()
+    damaged = bytearray(content[: place % len(content)] if bit == 8 else content)
+    if bit < 8:
+        damaged[place % len(content)] ^= 1 << bit
+    file.write_bytes(damaged)
+    images = np.full((2, 1, 28, 28), 200, np.uint8)
+    model_id = next(part for part in file.parts if part.startswith("m-"))
+    try:
+        loaded = answer_or_error(load_model, f"models:/{model_id}")
+        if loaded:
+            np.testing.assert_array_equal(loaded.predict(images), model(images))
+    finally:
+        file.write_bytes(content)
+
+
 shapes = st.one_of(
     st.integers(0, 3).map(lambda count: (count, 1, 28, 28)), array_shapes(max_dims=5, max_side=30)
 )

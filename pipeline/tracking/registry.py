@@ -1,8 +1,10 @@
 """The registered model: its versions, the aliases of the best, and models to predict with."""
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import mlflow
 import numpy as np
@@ -179,7 +181,7 @@ def load_model(uri: str) -> LoadedModel:
     """Load `models:/name@alias`, `models:/name/version`, `models:/m-…` or `runs:/run_id/model`.
 
     Raises:
-        PipelineError: if there is no such model.
+        PipelineError: if there is no such model, or its files are damaged.
     """
     allowed = (
         f"allowed: models:/{REGISTERED_MODEL}@champion, models:/{REGISTERED_MODEL}/<version>, "
@@ -188,7 +190,7 @@ def load_model(uri: str) -> LoadedModel:
     if not uri.startswith(("models:/", "runs:/")):
         raise PipelineError(f"model_uri: got {uri!r}; {allowed}")
     try:
-        model = mlflow.pyfunc.load_model(uri)
+        folder = Path(mlflow.artifacts.download_artifacts(uri))
     except (MlflowException, OSError) as error:
         no_answer = getattr(error, "error_code", "") == "INTERNAL_ERROR"
         if no_answer or isinstance(error, requests.RequestException):
@@ -198,11 +200,32 @@ def load_model(uri: str) -> LoadedModel:
             f"no model could be loaded from {uri}: {first_line(error)}; {allowed}; "
             f"aliases of {REGISTERED_MODEL}: {known}"
         ) from None
+    model = _read(folder, uri)
     run_id = model.metadata.run_id
     data = mlflow.get_run(run_id).data if run_id else None
     selection = data.tags.get(Tag.SELECTION) if data else None
     dataset = data.params.get("dataset", "mnist") if data else "mnist"
     return LoadedModel(model.predict, model.metadata.model_id, run_id, selection, dataset)
+
+
+def _read(folder: Path, uri: str) -> Any:
+    """The model in a folder, as `mlflow.pyfunc` reads it.
+
+    Raises:
+        PipelineError: if a file is damaged.
+    """
+    try:
+        for archive in folder.glob("**/*.pt2"):
+            damaged = zipfile.ZipFile(archive).testzip()  # torch itself compares no checksums
+            if damaged:
+                raise ValueError(f"the checksum of {damaged} is wrong")
+        return mlflow.pyfunc.load_model(str(folder))
+    # zipfile and torch raise almost anything, and MLflow advises to unpickle the file
+    except Exception as error:
+        raise PipelineError(
+            f"the model {uri} cannot be read: its files are damaged, or no training of this "
+            "project has logged it; use another one, or train it again"
+        ) from error
 
 
 def _aliases() -> list[str]:

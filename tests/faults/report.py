@@ -79,6 +79,7 @@ def keep(folder: Path, part: Part) -> None:
         or ((known.commit, known.machine) != (part.commit, part.machine) and not known.losses)
     ]
     parts = [*others, part]
+    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps([asdict(part) for part in parts], indent=1)
     (folder / "faults.json").write_text(f"{text}\n")
     file = folder / "faults.md"
