@@ -7,13 +7,16 @@ refuses to run as root, so root starts it as the user `postgres`, which Debian's
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 DEBIANS = Path("/usr/lib/postgresql")  # where its package has the programs, by version
 UNPRIVILEGED = "postgres"
+WATCH_SECONDS = 2.0
 
 
 class ServerError(Exception):
@@ -25,7 +28,7 @@ def postgres(folder: Path, databases: list[str]) -> Iterator[list[str]]:
     """PostgreSQL until the end of the `with` block.
 
     If a PostgreSQL works in this folder already, because the process that started it was killed,
-    it is stopped first.
+    it is stopped first. If it ends meanwhile, it is started again.
 
     Args:
         folder: of the data; created if it is missing.
@@ -53,7 +56,11 @@ def postgres(folder: Path, databases: list[str]) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(prefix="postgres-") as socket_folder:
         _give_away(Path(socket_folder))
         settings = f"-c listen_addresses='' -c unix_socket_directories={socket_folder}"
-        _run(*control, "start", "--options", settings, "--log", str(folder / "log"))
+        start = (*control, "start", "--options", settings, "--log", str(folder / "log"))
+        _run(*start)
+        done = threading.Event()
+        watch = threading.Thread(target=_start_again, args=(folder, start, done), daemon=True)
+        watch.start()
         try:
             connection = ["--host", socket_folder, "--username", UNPRIVILEGED]
             for name in databases:
@@ -62,7 +69,30 @@ def postgres(folder: Path, databases: list[str]) -> Iterator[list[str]]:
             address = f"postgresql+psycopg://{UNPRIVILEGED}@/{{}}?host={socket_folder}"
             yield [address.format(name) for name in databases]
         finally:
-            _run(*control, "stop", "--mode", "fast")
+            done.set()
+            watch.join()
+            if _runs(folder):
+                _run(*control, "stop", "--mode", "fast")
+
+
+def _start_again(folder: Path, start: tuple[str, ...], done: threading.Event) -> None:
+    """Start a PostgreSQL that has ended, such as one that was killed, again and again."""
+    while not done.wait(WATCH_SECONDS):
+        if not _runs(folder):
+            problem = _try(*start)
+            message = f"could not be started again: {problem}" if problem else "was started again"
+            print(f"PostgreSQL has ended, and {message}", file=sys.stderr, flush=True)
+
+
+def _runs(folder: Path) -> bool:
+    """Whether the first process of the PostgreSQL in a folder lives."""
+    try:
+        os.kill(int((folder / "postmaster.pid").read_text().split()[0]), 0)
+    except PermissionError:  # of another user
+        return True
+    except (OSError, ValueError, IndexError):
+        return False
+    return True
 
 
 def find_programs() -> Path | None:

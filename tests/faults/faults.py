@@ -68,7 +68,7 @@ def server_killed(trial: Trial) -> list[str]:
 
 
 def postgres_killed(trial: Trial) -> list[str]:
-    """All of PostgreSQL, which takes a new start of the server, or one of its processes."""
+    """All of PostgreSQL, which the server starts again, or one of its processes."""
     assert isinstance(trial.store, ServerStore)
     process = trial.start()
     trial.some_moment()
@@ -76,8 +76,6 @@ def postgres_killed(trial: Trial) -> list[str]:
         trial.store.kill_connections()
     else:
         trial.store.kill_postgres()
-        time.sleep(trial.chance.uniform(0, 5))
-    trial.store.repair()
     return must_end_well(trial, trial.end(process))
 
 
@@ -112,7 +110,6 @@ def disk_full(trial: Trial) -> list[str]:
         end = time.monotonic() + (15 if trial.store.waits_for_room else 120)
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.2)
-    trial.store.repair()
     code = trial.end(process)
     lost = unclear_error(trial, code)
     if code and trial.open_runs() and not trial.store.waits_for_room:

@@ -6,7 +6,6 @@ Both have the same methods. A fault that only a server can have is in its own cl
 import os
 import signal
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,9 +49,6 @@ class SqliteStore:
         """The archive of a logged model."""
         return _archive_below(checkout.folder / "mlruns", model_id)
 
-    def repair(self) -> None:
-        """Do what an administrator does after a fault."""
-
 
 class ServerStore:
     """A server on PostgreSQL that all trials use, each in an experiment of its own."""
@@ -80,11 +76,6 @@ class ServerStore:
     def model_file(self, checkout: Checkout, model_id: str) -> Path:
         return _archive_below(self.folder / "artifacts", model_id)
 
-    def repair(self) -> None:
-        if not self._works():
-            self.server.stop()
-            self.server.start()
-
     def kill(self) -> None:
         """SIGKILL to the server; PostgreSQL lives on."""
         self.server.stop(signal.SIGKILL)
@@ -107,16 +98,6 @@ class ServerStore:
 
     def stop(self) -> None:
         self.server.stop()
-
-    def _works(self) -> bool:
-        """Whether PostgreSQL answers, after some seconds to recover."""
-        for _ in range(20):
-            try:
-                with psycopg.connect(self._address(), connect_timeout=5):
-                    return True
-            except (OSError, psycopg.OperationalError):
-                time.sleep(0.5)
-        return False
 
     def _postmaster(self) -> int:
         return int(self._postmaster_file()[0])

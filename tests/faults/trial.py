@@ -88,8 +88,10 @@ class Trial:
             return process.returncode
         self.screens.append(screen)
         if note:
-            ways = {0: "ended well", 130: "interrupted", -signal.SIGTERM: "interrupted"}
-            self._note(ways.get(process.returncode, "ended with an error"))
+            code = process.returncode
+            interrupted = code in (130, -signal.SIGINT, -signal.SIGTERM)
+            error = "interrupted" if interrupted else "ended with an error"
+            self._note(error if code else "ended well")
         return process.returncode
 
     def _note(self, how: str) -> None:

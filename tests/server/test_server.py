@@ -1,6 +1,7 @@
 """PostgreSQL, MLflow's tracking server and real clients."""
 
 import base64
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import urllib.request
 import pytest
 from selenium.webdriver.common.utils import free_port
 
+from pipeline.tracking.patience import patience
 from pipeline.tracking.recorded import artifact_text, training_runs
 from pipeline.tracking.runs import open_run
 from server.postgres import postgres
@@ -42,6 +44,18 @@ def test_a_database_is_a_store_by_its_own_address(server_folder, client):
     with postgres(server_folder / "postgres", ["mlflow"]) as (address,):
         client(address)
         assert [run.run_id for run in training_runs("stn-mnist")] == [run_id]
+
+
+def test_a_database_that_is_killed_is_started_again(server_folder, client, capfd):
+    with postgres(server_folder / "postgres", ["mlflow"]) as (address,):
+        client(address)
+        run_id = log_a_training()
+        file = server_folder / "postgres/postmaster.pid"
+        os.kill(int(file.read_text().split()[0]), signal.SIGKILL)
+        with patience(minutes=1):
+            assert [run.run_id for run in training_runs("stn-mnist")] == [run_id]
+    assert "PostgreSQL has ended, and was started again" in capfd.readouterr().err
+    assert not file.exists()
 
 
 def answer(uri: str, user: str = "", password: str = "") -> int:
