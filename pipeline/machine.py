@@ -3,6 +3,7 @@
 Results repeat bit by bit on the same machine with the same versions, and only there.
 """
 
+import hashlib
 import os
 import platform
 import re
@@ -51,6 +52,14 @@ def machine_tags(device: str) -> dict[str, str]:
         Tag.THREADS: str(torch.get_num_threads()),
         **_commit(),
     }
+
+
+def code_digest() -> str:
+    """The first digits of a digest of the pipeline's Python files, committed or not."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def cpu() -> str:

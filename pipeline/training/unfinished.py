@@ -1,8 +1,9 @@
 """Single trainings that were interrupted: the same command goes on, another one closes the run.
 
 A single training has two files in the folder `checkpoints/` beside the store: its checkpoint, and a
-note of its parameters, which its process holds locked. A note that nobody holds belongs to a
-process that has ended. The run has the name of its note in a tag.
+note of its parameters and of the pipeline's code, which its process holds locked. A note that nobody
+holds belongs to a process that has ended. The run has the name of its note in a tag. After an edit
+of the code, a training does not go on: half of its epochs would be those of the old code.
 
 The trainings of a study need no notes: the study knows its runs.
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.machine import code_digest
 from pipeline.params import RunParams
 from pipeline.tracking.patience import StoreAway
 from pipeline.tracking.recorded import RecordedRun, runs_with_tag
@@ -44,7 +46,7 @@ class SingleTraining:
 
 @contextmanager
 def single_training(params: RunParams, experiment: str) -> Iterator[SingleTraining]:
-    """Find the interrupted training with the same parameters, or begin a new one.
+    """Find the interrupted training with the same parameters and code, or begin a new one.
 
     Other trainings of this folder and store that were interrupted are closed as KILLED. Their
     checkpoints are kept.
@@ -57,7 +59,11 @@ def single_training(params: RunParams, experiment: str) -> Iterator[SingleTraini
     folder.mkdir(parents=True, exist_ok=True)
     # how long it waits for the store changes nothing of what is trained
     values = params.model_dump(mode="json", exclude={"store_patience"})
-    content = {"store": store_address(), "params": {**values, "experiment": experiment}}
+    content = {
+        "store": store_address(),
+        "code": code_digest(),
+        "params": {**values, "experiment": experiment},
+    }
     with (folder / "trainings.lock").open("a") as all_notes:
         fcntl.flock(all_notes, fcntl.LOCK_EX)
         training, note = _interrupted(folder, content) or _new(folder, content)
@@ -154,5 +160,5 @@ def _content_of(note: IO[str]) -> dict[str, Any] | None:
         content = json.load(note)
     except ValueError:
         return None
-    is_note = isinstance(content, dict) and content.keys() == {"store", "params"}
+    is_note = isinstance(content, dict) and content.keys() == {"store", "code", "params"}
     return content if is_note else None

@@ -52,6 +52,14 @@ def test_the_same_training_goes_on_and_leaves_no_file(store):
     assert files(store) == [".lock"]
 
 
+def test_with_edited_code_the_same_parameters_begin_anew(store, monkeypatch):
+    _, run_id = killed()
+    monkeypatch.setattr("pipeline.training.unfinished.code_digest", lambda: "of edited code")
+    with single_training(PARAMS, "stn-mnist") as training:
+        assert training.run_id is None
+    assert status_of(run_id) == "KILLED"
+
+
 @pytest.mark.parametrize("other", [{"seed": 1}, {"threads": 1}, {"experiment": "another"}])
 def test_another_training_closes_the_run_and_keeps_its_checkpoint(store, other):
     name, run_id = killed()
