@@ -1,9 +1,9 @@
 """Single trainings that were interrupted: the same command goes on, another one closes the run.
 
 A single training has two files in the folder `checkpoints/` beside the store: its checkpoint, and a
-note of its parameters and of the pipeline's code, which its process holds locked. A note that nobody
-holds belongs to a process that has ended. The run has the name of its note in a tag. After an edit
-of the code, a training does not go on: half of its epochs would be those of the old code.
+note of its parameters and of the pipeline's code, which its process holds locked. A note that
+nobody holds belongs to a process that has ended. The run has the name of its note in a tag. After
+an edit of the code, a training does not go on: half of its epochs would be those of the old code.
 
 The trainings of a study need no notes: the study knows its runs.
 """
