@@ -145,9 +145,9 @@ rounds take hours: they were tried in several starts, whose results are added up
 
 ## What happened
 
-A loss is a promise that was broken in a round. Besides SIGKILL, a fault happens to a command that
-is started, and "the disturbed commands" says how these ended; the start after the fault, which must
-end well, is not among them.
+A loss is a promise that was broken in a round. "The disturbed commands" says how the commands ended
+that met the fault. The start after it, which must end well, is not among them. Of two identical
+studies, the one that is refused has ended with an error, and so has one that meets a damaged file.
 
 {rows}
 

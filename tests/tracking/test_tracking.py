@@ -1,6 +1,7 @@
 """On real SQLite stores."""
 
 import json
+from contextlib import suppress
 
 import mlflow
 import pytest
@@ -9,6 +10,7 @@ from pipeline.errors import PipelineError
 from pipeline.tracking.recorded import (
     artifact_text,
     recorded_run,
+    runs_with_tag,
     training_runs,
 )
 from pipeline.tracking.registry import Candidate, load_model, promote, register
@@ -250,6 +252,17 @@ def test_a_champion_that_somebody_set_by_hand_stays(store):
     news = promote(register(logged_model(), candidate), candidate, ["champion"])
     assert "not registered by this pipeline" in str(news[0])
     assert aliases() == {"champion": 1}
+
+
+def test_a_run_whose_process_is_killed_when_it_opens_can_be_found_by_its_tags(store, monkeypatch):
+    def killed(tags):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mlflow, "set_tags", killed)
+    with suppress(KeyboardInterrupt), open_run("run", "", tags={"stn.study": "a"}):
+        pass
+    (run,) = runs_with_tag("stn-mnist", "stn.study", "a")
+    assert run.name == "run"
 
 
 @pytest.mark.parametrize(
