@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.faults.faults import FAULTS, Fault
 from tests.faults.promises import PROMISES
 
-BY_HAND = "## Defects that the faults have found"  # the page is kept from here on
+BY_HAND = "## Limits of these rounds, and defects that were mended"  # the page is kept from here on
 COMMANDS, STORES = ("train", "study"), ("SQLite", "server")
 
 
