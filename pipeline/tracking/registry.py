@@ -223,8 +223,8 @@ def _read(folder: Path, uri: str) -> Any:
     # zipfile and torch raise almost anything, and MLflow advises to unpickle the file
     except Exception as error:
         raise PipelineError(
-            f"the model {uri} cannot be read: its files are damaged, or no training of this "
-            "project has logged it; use another one, or train it again"
+            f"the model {uri} cannot be read ({type(error).__name__}): its files are damaged, or "
+            "no training of this project has logged it; use another one, or train it again"
         ) from error
 
 

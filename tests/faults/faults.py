@@ -53,8 +53,11 @@ def worker_killed(trial: Trial) -> list[str]:
     while process.poll() is None and not worker_processes(process.pid):
         time.sleep(0.05)
     trial.some_moment()
-    for worker in worker_processes(process.pid)[:1]:
-        os.kill(worker, signal.SIGKILL)
+    workers = worker_processes(process.pid)
+    if workers:
+        os.kill(workers[0], signal.SIGKILL)
+    else:
+        trial.ends["met no worker"] += 1
     return must_end_well(trial, trial.end(process))
 
 
@@ -69,14 +72,21 @@ def server_killed(trial: Trial) -> list[str]:
 
 
 def postgres_killed(trial: Trial) -> list[str]:
-    """All of PostgreSQL, which the server starts again, or one of its processes."""
+    """Its first process, with which all others end; the server starts it again."""
     assert isinstance(trial.store, ServerStore)
     process = trial.start()
     trial.some_moment()
-    if trial.chance.random() < 0.5:
-        trial.store.kill_connections()
-    else:
-        trial.store.kill_postgres()
+    trial.store.kill_postgres()
+    return must_end_well(trial, trial.end(process))
+
+
+def connection_killed(trial: Trial) -> list[str]:
+    """One of PostgreSQL's processes that answer; PostgreSQL starts anew by itself."""
+    assert isinstance(trial.store, ServerStore)
+    process = trial.start()
+    trial.some_moment()
+    if not trial.store.kill_connection():
+        trial.ends["met no connection"] += 1
     return must_end_well(trial, trial.end(process))
 
 
@@ -106,13 +116,16 @@ def disk_full(trial: Trial) -> list[str]:
     """All files are on the disk: those of the store, and the checkpoints."""
     assert trial.disk, "this user may not mount a small disk"
     process = trial.start()
-    trial.some_moment()
+    trial.wait_for_an_epoch(process)  # before it, there may be no run yet
+    time.sleep(trial.chance.uniform(0, 3))
     with filled(trial.disk):
         end = time.monotonic() + (15 if trial.store.waits_for_room else 120)
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.2)
     code = trial.end(process)
     lost = unclear_error(trial, code)
+    if code and "the disk is full" not in trial.last_line():
+        lost.append(f"the disk is not named: {trial.last_line()}")
     if code and trial.open_runs() and not trial.store.waits_for_room:
         lost.append(f"still RUNNING: {', '.join(trial.open_runs())}")
     return lost
@@ -242,15 +255,21 @@ FAULTS = {
         stores=("server",),
     ),
     "postgres": Fault(
-        "SIGKILL of PostgreSQL, or of one of its processes, at a random moment",
+        "SIGKILL of all of PostgreSQL at a random moment",
         ENDS_WELL,
         postgres_killed,
+        stores=("server",),
+    ),
+    "connection": Fault(
+        "SIGKILL of a process of PostgreSQL that answers, at a random moment",
+        ENDS_WELL,
+        connection_killed,
         stores=("server",),
     ),
     "terminate": Fault("SIGTERM at a random moment", "all runs are closed at once", terminated),
     "interrupt": Fault("Ctrl-C at a random moment", "all runs are closed at once", interrupted),
     "disk": Fault(
-        "a full disk at a random moment, which has room again later",
+        "a full disk after an epoch, which has room again later",
         "one line says that the disk is full, or it waits",
         disk_full,
     ),

@@ -84,13 +84,14 @@ class ServerStore:
         """SIGKILL to PostgreSQL's first process."""
         os.kill(self._postmaster(), signal.SIGKILL)
 
-    def kill_connections(self) -> None:
-        """SIGKILL to one of the processes of PostgreSQL that answer; it starts anew by itself."""
+    def kill_connection(self) -> bool:
+        """SIGKILL to one of the processes of PostgreSQL that answer, if there is one."""
         with psycopg.connect(self._address(), autocommit=True) as connection:
             query = "SELECT pid FROM pg_stat_activity WHERE datname = 'mlflow' AND pid != %s"
             found = connection.execute(query, [connection.info.backend_pid]).fetchone()
         if found:
             os.kill(found[0], signal.SIGKILL)
+        return found is not None
 
     def start(self) -> None:
         """Start a server that was killed."""

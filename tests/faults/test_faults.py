@@ -57,7 +57,7 @@ def test_rounds_are_added_up_over_commits(tmp_path):
 def test_rounds_with_losses_are_tried_again_at_the_next_commit(tmp_path):
     assert a_round(tmp_path, "a", ["a run is lost"]) == 0
     assert a_round(tmp_path, "a", []) == 1
-    assert "- a full disk at a random moment" in (tmp_path / "faults.md").read_text()
+    assert "- a full disk after an epoch" in (tmp_path / "faults.md").read_text()
     assert a_round(tmp_path, "b", []) == 0
     assert [part.commit for part in known_parts(tmp_path)] == ["b"]
 

@@ -33,21 +33,26 @@ def test_a_database_says_it_in_other_words(tmp_path):
     assert not is_full_disk(OSError("no route"))
 
 
-def test_the_reserve_is_given_up_once_and_only_for_a_full_disk(tmp_path):
+def test_the_reserve_is_given_up_in_parts_and_only_for_a_full_disk(tmp_path):
     store, reserve = tmp_path / "mlflow.db", tmp_path / "mlflow.db.reserve"
     keep_reserve(store)
-    assert reserve.stat().st_size == 256 * 1024
+    assert reserve.stat().st_size == 1024 * 1024
 
     def fail():
         raise OSError("no route")
 
     with pytest.raises(OSError, match="no route"):
         with_reserve(store, fail)
-    assert reserve.exists()
+    assert reserve.stat().st_size == 1024 * 1024
 
-    def close():
-        if reserve.exists():
+    def close():  # another process takes the first part
+        if reserve.stat().st_size > 768 * 1024:
             write_to_a_full_disk()
 
     with_reserve(store, close)
+    assert reserve.stat().st_size == 768 * 1024
+    with pytest.raises(OSError, match="No space left"):
+        with_reserve(store, write_to_a_full_disk)
     assert not reserve.exists()
+    keep_reserve(store)
+    assert reserve.stat().st_size == 1024 * 1024
