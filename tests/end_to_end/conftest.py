@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,6 +161,24 @@ def with_server(checkout: Checkout, server: RunningServer) -> Checkout:
     return Checkout(checkout.folder, environment, server.uri)
 
 
+@contextmanager
+def store_of(checkout: Checkout, kind: str) -> Iterator[Checkout]:
+    """The same copy of the project, with a store of this kind.
+
+    Args:
+        kind: `sqlite`, the file in the copy; or `server`, a tracking server on PostgreSQL.
+    """
+    if kind == "sqlite":
+        yield checkout
+        return
+    with folder_for_a_server() as folder:
+        server = RunningServer(folder, free_port())
+        try:
+            yield with_server(checkout, server)
+        finally:
+            server.stop()
+
+
 ON_SERVER = pytest.param("server", marks=[pytest.mark.slow, pytest.mark.postgres])
 
 
@@ -168,11 +186,6 @@ ON_SERVER = pytest.param("server", marks=[pytest.mark.slow, pytest.mark.postgres
 def main_job(request, tmp_path_factory) -> Iterator[tuple[Checkout, subprocess.CompletedProcess]]:
     """The project's main job, done once: a training by a bare `mlflow run .`, one epoch long."""
     checkout = check_out(tmp_path_factory.mktemp("checkout"))
-    with ExitStack() as stack:
-        if request.param == "server":
-            folder = stack.enter_context(folder_for_a_server())
-            server = RunningServer(folder, free_port())
-            stack.callback(server.stop)
-            checkout = with_server(checkout, server)
+    with store_of(checkout, request.param) as checkout:
         command = ("-P", "conv_layer=coordconv2d", "-P", "epochs=1")
         yield checkout, checkout.mlflow_run(*command, **ONE_SCREEN)

@@ -8,7 +8,13 @@ import time
 
 import pytest
 
-from tests.end_to_end.conftest import ONE_SCREEN, check_out_small, last_line
+from tests.end_to_end.conftest import (
+    ON_SERVER,
+    ONE_SCREEN,
+    check_out_small,
+    last_line,
+    store_of,
+)
 from tests.end_to_end.processes import listening, started_with, worker_processes
 from tests.end_to_end.studies import (
     SMALL,
@@ -21,13 +27,14 @@ from tests.end_to_end.studies import (
 )
 
 
-@pytest.fixture(scope="module")
-def small_study(tmp_path_factory):
+@pytest.fixture(scope="module", params=["sqlite", ON_SERVER])
+def small_study(request, tmp_path_factory):
     """An undisturbed study by `mlflow run`: the checkout, the finished process."""
     checkout = check_out_small(tmp_path_factory.mktemp("study"))
     given = arguments(("-P", "{0}={1}"), **SMALL, runs=1)
     command = ["-e", "study", "--experiment-name", "stn-mnist", *given]
-    return checkout, checkout.mlflow_run(*command, **ONE_SCREEN)
+    with store_of(checkout, request.param) as checkout:
+        yield checkout, checkout.mlflow_run(*command, **ONE_SCREEN)
 
 
 def test_a_study_ends_with_its_table_and_its_runs_nested(small_study):

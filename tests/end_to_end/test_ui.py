@@ -6,9 +6,9 @@ import sys
 import pytest
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.end_to_end.conftest import ONE_SCREEN, answer_of, check_out_small
+from tests.end_to_end.pages import show
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +29,6 @@ def served(tmp_path_factory):
     finally:
         server.terminate()
         server.communicate(timeout=30)
-
-
-def wait_for(browser, *texts):
-    WebDriverWait(browser, 90).until(
-        lambda b: all(text in b.find_element(By.TAG_NAME, "body").text for text in texts)
-    )
-
-
-def show(browser, page, *texts):
-    browser.get("about:blank")  # else only the part after # changes, and nothing is loaded
-    browser.get(page)
-    wait_for(browser, *texts)
 
 
 def test_the_page_of_the_run_shows_its_metrics(served, browser):

@@ -1,0 +1,18 @@
+"""Pages of the MLflow UI in a real browser."""
+
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+
+def wait_for(browser, *texts):
+    """Wait until the page, or the frame that is chosen, shows all texts."""
+    WebDriverWait(browser, 90).until(
+        lambda b: all(text in b.find_element(By.TAG_NAME, "body").text for text in texts)
+    )
+
+
+def show(browser, page, *texts):
+    """Open a page, and wait until it shows all texts."""
+    browser.get("about:blank")  # else only the part after # changes, and nothing is loaded
+    browser.get(page)
+    wait_for(browser, *texts)
