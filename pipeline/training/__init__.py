@@ -11,7 +11,6 @@
 - `network`: the network that the parameters of a run describe.
 - `metrics`: accuracy, F1, loss, and how much of a pose is left after the transformer.
 - `poses`: what a transformer makes of one digit in eight poses.
-- `memory`: keep memory that was freed, for speed.
 
 The command line uses `run`; `study/` uses `run`, `network` and `checkpoint`; `evaluate.py` uses
 `metrics` and the size of a batch of `loop`.

@@ -28,7 +28,6 @@ from pipeline.data.mnist import Digits
 from pipeline.errors import PipelineError
 from pipeline.params import RunParams
 from pipeline.tracking.vocabulary import Metric
-from pipeline.training.memory import keep_freed_memory
 from pipeline.training.optimization import lr_schedule, sgd
 
 EVALUATION_BATCH = 250  # images per forward pass, to bound the memory; results do not depend on it
@@ -250,7 +249,6 @@ def train_epoch(
         `train_loss` and `train_accuracy`, means over the images used, with dropout; the loss also
         with label smoothing.
     """
-    keep_freed_memory()
     model.train()
     count = 0
     loss_sum = torch.zeros((), device=train_set.labels.device)

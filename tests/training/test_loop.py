@@ -1,8 +1,5 @@
 import copy
 import math
-import platform
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -265,40 +262,3 @@ def test_a_checkpoint_of_the_last_epoch_needs_no_further_training(some_digits):
     again = train(model, *some_digits, params, on_epoch_end=ended.append, resume_from=state)
     assert ended == [state]
     assert again == state
-
-
-FAULTS_OF_A_STEP = """
-import resource, sys, torch
-from pipeline.training import loop
-from pipeline.data.mnist import Digits, load_mnist
-from pipeline.params import RunParams
-from pipeline.training.loop import train_epoch
-from pipeline.training.network import build_network
-
-if sys.argv[1] == "without":
-    loop.keep_freed_memory = lambda: None
-torch.set_num_threads(1)
-digits = Digits(*(part[: 64 * 5] for part in load_mnist("data")[0]))
-larger = Digits(torch.nn.functional.interpolate(digits.images, size=(112, 112)), digits.labels)
-model = build_network(RunParams(dataset="scaled", network="paper"))
-model.to(memory_format=torch.channels_last)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
-for _ in range(2):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    train_epoch(model, larger, optimizer, RunParams())
-print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
-def test_a_step_uses_the_memory_that_the_one_before_freed():
-    faults = []
-    for how in ("with", "without"):
-        command = [sys.executable, "-c", FAULTS_OF_A_STEP, how]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        faults.append(float(done.stdout))
-    kept, returned = faults
-    if returned < 1000:
-        pytest.skip("memory comes in pages so large that it does not matter here")
-    assert kept < returned / 2
