@@ -51,12 +51,13 @@ from benchmarks.throughput_report import (
 from pipeline.data.mnist import Digits, load_mnist, verify_files
 from pipeline.machine import machine_tags, ran_on
 from pipeline.models import convolve, coordconv
-from pipeline.models.build import build_model
 from pipeline.models.pooled_product import constant_contribution
 from pipeline.params import RunParams
 from pipeline.training.loop import train, train_epoch
+from pipeline.training.network import build_network
 
 CORES = len(os.sched_getaffinity(0))
+PAPER_STEPS = {"rotated": 100, "translated": 20}  # images of 28 and 60 pixels, steps at a time
 
 
 def of_reference(conv_layer: str, augmented: bool, share: float) -> tuple[float, float]:
@@ -90,8 +91,7 @@ def of_ours(
 
 def network(params: RunParams) -> torch.nn.Module:
     torch.manual_seed(0)
-    model = build_model(conv_layer=params.conv_layer, layer_settings=params.layer_settings)
-    return model.to(memory_format=torch.channels_last)
+    return build_network(params).to(memory_format=torch.channels_last)
 
 
 def use_torchs_layers() -> None:
@@ -121,10 +121,14 @@ def use_torchs_layers() -> None:
         module.convolve = convolve_plainly
 
 
-def of_a_step(conv_layer: str, images: int) -> float:
-    """Milliseconds of a training step of ours with so many images, on one thread."""
-    steps = 200
-    train_once = training_pass(RunParams(conv_layer=conv_layer, batch_size=images), steps)
+def of_a_step(params: RunParams, steps: int, products: bool = True) -> float:
+    """Milliseconds of a training step of ours on one thread: of so many steps, three times.
+
+    products: see `of_ours`.
+    """
+    if not products:
+        use_torchs_layers()
+    train_once = training_pass(params, steps)
     seconds = []
     for _ in range(4):  # the first one warms up
         start = time.perf_counter()
@@ -289,12 +293,15 @@ class Samples:
     peaks: memory of a training process in MiB, by column.
     products: GFLOP per second and core of matrix products.
     steps: milliseconds of a training step, by layer, by images in a batch.
+    paper_steps: the same of the network of arXiv:2004.11678, by data set, with and without the
+        products of `pipeline/models/pooled_product.py`.
     """
 
     rates: dict[tuple[str, str], dict[str, list[float]]]
     peaks: dict[str, list[float]]
     products: list[float]
     steps: dict[str, dict[int, list[float]]]
+    paper_steps: dict[str, dict[bool, list[float]]]
 
 
 def measured(quick: bool, repetitions: int) -> Samples:
@@ -307,6 +314,7 @@ def measured(quick: bool, repetitions: int) -> Samples:
     peaks: dict = {name: [] for name in "abc"}
     products = []
     steps: dict = {layer: {1: [], 64: []} for layer in LAYERS}
+    paper_steps: dict = {dataset: {True: [], False: []} for dataset in PAPER_STEPS}
     for repetition in range(repetitions):
         for layer, kind in variants:
             of_kind = (layer, kinds[kind], share)
@@ -328,8 +336,13 @@ def measured(quick: bool, repetitions: int) -> Samples:
             continue
         for layer in LAYERS:
             for images, times in steps[layer].items():
-                times.extend(in_fresh_processes(1, of_a_step, layer, images))
-    return Samples(rates, peaks, products, steps)
+                params = RunParams(conv_layer=layer, batch_size=images)
+                times.extend(in_fresh_processes(1, of_a_step, params, 200))
+        for dataset, count in PAPER_STEPS.items():
+            params = RunParams(dataset=dataset, network="paper")
+            for with_products, times in paper_steps[dataset].items():
+                times.extend(in_fresh_processes(1, of_a_step, params, count, with_products))
+    return Samples(rates, peaks, products, steps, paper_steps)
 
 
 def report_of(samples: Samples, quick: bool, repetitions: int) -> dict:
@@ -357,6 +370,13 @@ def report_of(samples: Samples, quick: bool, repetitions: int) -> dict:
         "step_milliseconds": {
             layer: {images: statistics.median(times) for images, times in of_layer.items()}
             for layer, of_layer in samples.steps.items()
+        },
+        "paper_step_ratios": {
+            dataset: statistics.median(
+                without / with_products
+                for with_products, without in zip(times[True], times[False], strict=True)
+            )
+            for dataset, times in samples.paper_steps.items()
         },
         "peak_mib": {name: max(values) for name, values in samples.peaks.items()},
         "breakdown": {layer: in_fresh_processes(1, breakdown, layer)[0] for layer in LAYERS},

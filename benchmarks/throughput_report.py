@@ -81,6 +81,11 @@ def as_markdown(report: dict, quick: bool) -> str:
         f"- CoordConv takes {steps['coordconv2d'][64] / steps['conv2d'][64]:.2f} times as long as "
         "Conv for a step."
     )
+    lines += [
+        f"- A step of the network of arXiv:2004.11678 (stn-c0, conv2d, {dataset} digits, one "
+        f"thread) takes {ratio:.2f} times as long with torch's layers as in (d)."
+        for dataset, ratio in report["paper_step_ratios"].items()
+    ]
     for layer in LAYERS if not quick else ():
         plain, augmented = (
             report[layer][kind]["images_per_second"]["all_cores"] for kind in ("plain", "augmented")

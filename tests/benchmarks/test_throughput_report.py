@@ -26,6 +26,7 @@ def measured():
         "conv2d": {"plain": plain},
         "coordconv2d": {"plain": plain},
         "step_milliseconds": {"conv2d": {1: 2.0, 64: 8.0}, "coordconv2d": {1: 3.0, 64: 10.0}},
+        "paper_step_ratios": {"rotated": 1.5},
         "peak_mib": {"a": 1.0, "b": 2.0, "c": 3.0},
         "breakdown": {"conv2d": {"copies": 0.2}, "coordconv2d": {"copies": 0.3}},
         "help_over_click_seconds": 0.1,
@@ -49,6 +50,7 @@ def test_a_report_replaces_that_of_its_own_machine_and_no_other(tmp_path, measur
     rates = "1,000 | 3,000 | 5,000 | 4,000"
     assert f"| conv2d | plain | {rates} | 3.00 | 5.00 | 1.25 | 4.0 |" in sections[0]
     assert "| copies | 20% | 30% |" in sections[0]
+    assert "rotated digits, one thread) takes 1.50 times as long" in sections[0]
 
 
 def test_a_limit_of_onednn_makes_another_machine(monkeypatch):
