@@ -391,8 +391,6 @@ def allowed_values(name: str, model: type[BaseModel] = RunParams) -> str:
     schema = schema.get("anyOf", [schema])[0]  # of an optional parameter, the second is null
     if "enum" in schema:
         return ", ".join(schema["enum"])
-    if "const" in schema:
-        return schema["const"]
     kind = {"integer": "an integer", "number": "a number"}.get(schema.get("type"), "text")
     symbols = {
         "minimum": ">=",

@@ -37,6 +37,7 @@ def test_the_command_line_goes_before_the_preset_and_the_preset_before_the_defau
         ({"validation_size": "5"}, ["validation_size", "every digit"]),
         ({"momentum": "1"}, ["momentum", "< 1"]),
         ({"preset": "params/none.yaml"}, ["params/none.yaml", "No such file"]),
+        ({"preset": "params"}, ["preset params: not a file", "params/replication.yaml"]),
         ({"lr": "0", "epochs": "0"}, ["lr", "epochs"]),
     ],
 )
@@ -52,6 +53,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(given, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("epochs:", ["epochs: got None", "an integer >= 1"]),
         ("epoch: 3", ["unknown parameter epoch", "did you mean epochs"]),
         ("preset: other.yaml", ["unknown parameter preset"]),
         ("- epochs", ["parameter: value"]),

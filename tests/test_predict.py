@@ -344,3 +344,10 @@ def test_a_failure_while_writing_keeps_the_old_picture(model, save, ink, tmp_pat
         predict_files([path], "", show)
     assert show.read_bytes() == b"old"
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_model_of_larger_images_is_refused(save, ink, monkeypatch):
+    loaded = LoadedModel(lambda images: images, "m-1", "", None, "translated")
+    monkeypatch.setattr(predict, "load_model", lambda uri: loaded)
+    with pytest.raises(PipelineError, match="was trained on translated digits, of 60 pixels; use"):
+        predict_files([save(ink)], "models:/stn-mnist@champion-translated")

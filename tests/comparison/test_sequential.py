@@ -17,7 +17,7 @@ from pipeline.comparison.sequential import (
     unplanned_design,
     verdicts,
 )
-from pipeline.comparison.verdict import verdict_by_design
+from pipeline.comparison.verdict import short_verdict, verdict_by_design
 
 LOOKS = (5, 8, 12, 16, 20)
 DESIGN = Design(LOOKS, margin=0.1)
@@ -120,6 +120,12 @@ def test_looks_at_a_study_of_fixed_size_count_each_once():
 def test_looks_that_are_none_are_refused(looks):
     with pytest.raises(ValueError, match="increasing numbers of runs from 2 on"):
         Design(looks, margin=0.1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("margin", 0.0), ("alpha", 0.0), ("alpha", 0.6)])
+def test_a_margin_or_an_error_that_is_none_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be .*, got {value}"):
+        Design((5, 10), **{"margin": 0.1, name: value})
 
 
 @pytest.mark.parametrize("design", [DESIGN, Design((5, 10), margin=0.125, planned=False)])
@@ -248,6 +254,15 @@ def test_a_verdict_names_its_look_and_the_adjusted_interval():
         f"(95 % CI {-high:.2f} to {-low:.2f}, adjusted for 5 looks; "
         "decided at look 2, with 8 runs per layer)"
     )
+
+
+def test_a_verdict_in_a_few_words_names_the_better_layer_first():
+    groups = {"conv2d": sample(99.2, 0.1, 12), "coordconv2d": sample(99, 0.1, 12)}
+    (pair,) = compare_all(groups, DESIGN.margin)
+    (decision,) = decide(DESIGN, groups)
+    words = f"conv2d is better than coordconv2d by {-decision.difference:.2f} pp"
+    assert short_verdict(pair, decision, look=2) == words
+    assert short_verdict(pair, decision, look=3) == f"{words} (look 2)"
 
 
 def test_a_verdict_of_equivalence_names_its_look():

@@ -37,7 +37,7 @@ def wait_for_an_epoch(checkout, process):
     """Wait until a run of the study that the process works on saves a checkpoint; its end will do.
 
     Raises:
-        TimeoutError: after five minutes.
+        TimeoutError: after ten minutes, which a busy machine may take to begin.
     """
     folder = checkout.folder / "checkpoints"
 
@@ -49,7 +49,7 @@ def wait_for_an_epoch(checkout, process):
         return {file: file.stat().st_mtime_ns for file in files if file.exists()}
 
     before = saved()
-    for _ in range(3000):
+    for _ in range(6000):
         if process.poll() is not None or saved().items() - before.items():
             return
         time.sleep(0.1)

@@ -57,7 +57,7 @@ def test_the_ui_shows_the_artifacts(caller, tmp_path):
         assert b"conv_layer: conv2d" in content
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=120)
 
 
 @pytest.mark.parametrize("has_a_store", [True, pytest.param(False, marks=pytest.mark.slow)])

@@ -313,7 +313,7 @@ def test_the_served_model_answers_over_http(trained, elsewhere, monkeypatch):
         assert json.loads(answer_of(server, request))["predictions"] == predictions
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=120)
 
 
 def test_metrics_are_in_the_store_while_the_run_goes_on(small_checkout):

@@ -140,4 +140,4 @@ def test_on_a_server_one_process_works_on_a_study_and_a_dead_one_is_replaced(tmp
         assert "runs: 1 to be continued" in done.stdout
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=120)

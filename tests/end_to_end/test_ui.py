@@ -28,7 +28,7 @@ def served(tmp_path_factory):
         yield checkout, done.stdout, runs_page
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=120)
 
 
 def test_the_page_of_the_run_shows_its_metrics(served, browser):

@@ -151,6 +151,7 @@ def test_a_layer_of_torchs_operators_can_be_exported(architecture, layer):
         ("FixedBatch", "cannot be exported as a pt2 archive for any number of images"),
         ("Branches", "own_layers.py, line"),
         ("Foreign", "it uses the operators own_layers.twice.default"),
+        ("OtherWhenExported", "the exported network computes something else"),
     ],
 )
 def test_a_layer_that_cannot_be_exported_is_refused_in_one_line(layer, words):
@@ -162,6 +163,11 @@ def test_a_layer_that_cannot_be_exported_is_refused_in_one_line(layer, words):
     assert "\n" not in message
     assert words in message
     assert "torch.where" in message
+
+
+def test_a_layer_that_lacks_a_setting_is_refused():
+    with pytest.raises(PipelineError, match="coordconv:CoordConv2d also needs: radius_center"):
+        build_model(conv_layer="coordconv2d", layer_settings={})
 
 
 def test_an_own_layer_is_refused_where_it_would_have_no_place():

@@ -64,6 +64,15 @@ def look_lines(output):
     return [line for line in output.splitlines() if line.startswith("look ")]
 
 
+def test_a_study_whose_runs_all_fail_says_why_and_compares_nothing():
+    with pytest.raises(
+        PipelineError, match="^conv2d seed=0 failed: out of memory; coord"
+    ):
+        run_study(resolve_study({"runs": "1", "epochs": "1"}), Instant(fails=(0,)))
+    runs = training_runs("stn-mnist")
+    assert {run.status for run in runs} == {"FAILED"}
+
+
 def test_a_study_stops_at_the_look_at_which_the_layers_differ(capsys):
     plan = resolve_study(PLAN)
     done = run_study(plan, Instant(apart(0.0024)))

@@ -3,7 +3,12 @@ import torch
 
 from pipeline.data.batches import normalize
 from pipeline.params import RunParams
-from pipeline.training.collapse import chance_reason, highest_chance, shows_nothing
+from pipeline.training.collapse import (
+    chance_reason,
+    collapse_reason,
+    highest_chance,
+    shows_nothing,
+)
 from pipeline.training.network import build_network
 
 
@@ -26,6 +31,15 @@ def test_a_transformer_shows_nothing_once_its_whole_grid_is_outside(
     images = normalize("mnist", some_digits[1].images[:10])
     network = turned(theta, architecture=architecture, padding_mode=padding_mode)
     assert shows_nothing(network, images) is nothing
+
+
+def test_a_training_whose_transformer_shows_nothing_has_collapsed_at_any_accuracy(some_digits):
+    given = {"train_labels": some_digits[0].labels, "images": some_digits[1].images[:10]}
+    params = RunParams(transform="translation")
+    away, straight = turned([2.1, 0.0]), turned([0.0, 0.0])
+    reason = "the transformer shows nothing of the image"
+    assert collapse_reason(away, params, [0.9], **given) == reason
+    assert collapse_reason(straight, params, [0.9], **given) == ""
 
 
 def test_mirror_images_and_networks_without_transformer_show_something(some_digits):

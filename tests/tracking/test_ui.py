@@ -1,0 +1,25 @@
+import re
+import socket
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.tracking import ui
+
+
+def test_a_port_in_use_is_refused_after_the_address_of_the_runs(store, monkeypatch, capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"http://127.0.0.1:{other.getsockname()[1]}"
+        monkeypatch.setattr(ui, "LOCAL_UI", address)
+        monkeypatch.setattr(ui, "ui_address", lambda: address)
+        with pytest.raises(PipelineError, match=f"{address[7:]} is in use, .*; stop it first"):
+            ui.serve_ui("digits")
+    assert re.match(r"the runs are at http://\S+/experiments/1/runs\?", capsys.readouterr().out)
+
+
+def test_of_a_tracking_server_only_the_address_is_printed(store, monkeypatch, capsys):
+    monkeypatch.setattr(ui, "ui_address", lambda: "http://tracking.example.org")
+    assert ui.serve_ui("digits") is None
+    assert capsys.readouterr().out.startswith("the runs are at ")
