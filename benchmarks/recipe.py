@@ -1,86 +1,124 @@
-"""What each ingredient of params/best.yaml brings, on validation images: results/best.md.
+"""What each ingredient of a training recipe brings, on validation images: results/best.md.
 
-    python -m benchmarks.recipe rates           the recipe with four learning rates
-    python -m benchmarks.recipe ingredients     the recipe, and the recipe without each ingredient
+    python -m benchmarks.recipe rates                     the recipe with each learning rate
+    python -m benchmarks.recipe ingredients --lr 0.05     the recipe, and without each ingredient
 
-Each variant is a study in the store of the working directory, with 30 epochs and 10,000 validation
-images. A command that was interrupted goes on when it is started again. The tables hold accuracies
-on validation images; what the studies print about the test set goes to recipe.log, unread.
+Each variant is a study with 30 epochs and 10,000 validation images. A command that was interrupted
+goes on when it is started again. The runs are in a store of their own, recipe.db in the working
+directory. The tables hold accuracies on validation images only; what the studies print about the
+test set goes to recipe.log.
 """
 
+import os
 import statistics
 import subprocess
 import sys
 
-from pipeline.presets import resolve
+import click
+
+from pipeline.study.plan import resolve_study
 from pipeline.tracking.histories import metric_histories
 from pipeline.tracking.recorded import training_runs
 from pipeline.tracking.vocabulary import Metric
 
-RECIPE = {"preset": "params/best.yaml", "epochs": "30", "validation_size": "10000"}
+STORE = "sqlite:///recipe.db"
 RATES = ("0.01", "0.02", "0.05", "0.1")
 SEEDS = {"rates": ("299",), "ingredients": ("300", "301", "302", "303")}
-TEN_TIMES = str(10 * resolve({"preset": RECIPE["preset"]}).lr)
-
-# What differs from the recipe. Without momentum, a step is a tenth as long at the same rate.
-VARIANTS = {
-    "rates": {rate: {"lr": rate} for rate in RATES},
-    "ingredients": {
-        "the recipe": {},
-        "no augmentation": {"augmentation": "none"},
-        "no batch normalization": {"batch_norm": "none"},
-        "no momentum, and ten times the learning rate": {"momentum": "0", "lr": TEN_TIMES},
-        "the full learning rate for the localization network": {"localization_lr_scale": "1"},
-        "step in place of cosine": {"schedule": "step"},
-        "no weight decay": {"weight_decay": "0"},
-        "no label smoothing": {"label_smoothing": "0"},
-        "no average of the weights": {"ema_decay": "0"},
-        "conv2d in place of coordconv2d": {"conv_layer": "conv2d"},
-        "augmented.yaml, the predecessor's recipe": {"preset": "params/augmented.yaml"},
-    },
+SCHEDULE = {"epochs": "30", "validation_size": "10000"}
+# The preset brings augmentation and batch normalization.
+RECIPE = {
+    "preset": "params/augmented.yaml",
+    **SCHEDULE,
+    "conv_layer": "coordconv2d",
+    "radius_center": "0",
+    "momentum": "0.9",
+    "localization_lr_scale": "0.1",
+    "schedule": "cosine",
+    "weight_decay": "0.0005",
+    "label_smoothing": "0.1",
+    "ema_decay": "0.999",
 }
+# What takes the place of each ingredient.
+WITHOUT = {
+    "momentum": {"momentum": "0"},
+    "a lower rate for the localization network": {"localization_lr_scale": "1"},
+    "cosine": {"schedule": "step"},
+    "weight decay": {"weight_decay": "0"},
+    "label smoothing": {"label_smoothing": "0"},
+    "an average of the weights": {"ema_decay": "0"},
+    "CoordConv": {"conv_layer": "conv2d"},
+    "augmentation": {"augmentation": "none"},
+    "batch normalization": {"batch_norm": "none"},
+}
+PREDECESSOR = {"preset": "params/augmented.yaml", **SCHEDULE, "conv_layer": "coordconv2d"}
 
 
+@click.group()
 def main() -> None:
-    stage = sys.argv[1] if len(sys.argv) == 2 else ""
-    if stage not in VARIANTS:
-        sys.exit(f"usage: python -m benchmarks.recipe {'|'.join(VARIANTS)}")
-    print("| variant | validation accuracy [%] | beside the first variant [pp] | collapsed |")
+    """Train variants of the recipe, and print their accuracies on validation images."""
+    os.environ["MLFLOW_TRACKING_URI"] = STORE
+
+
+@main.command()
+def rates() -> None:
+    """The recipe with each learning rate, one run each."""
+    print("| learning rate | validation accuracy [%] | collapsed |\n| --- | --- | --- |")
+    for rate in RATES:
+        accuracies, collapsed = trained({**RECIPE, "lr": rate}, SEEDS["rates"])
+        print(f"| {rate} | {accuracies[0]:.2f} | {collapsed} |", flush=True)
+
+
+@main.command()
+@click.option("--lr", required=True, help="the learning rate of the recipe")
+def ingredients(lr: str) -> None:
+    """The recipe, and the recipe without each of its ingredients, four runs each."""
+    print("| recipe | validation accuracy [%] | the ingredient brings [pp] | collapsed |")
     print("| --- | --- | --- | --- |")
-    first: dict[str, float] = {}
-    for number, (name, changes) in enumerate(VARIANTS[stage].items()):
-        accuracies, collapsed = trained(f"recipe-{stage}-{number}", changes, SEEDS[stage])
-        first = first or accuracies
-        beside = [accuracies[seed] - first[seed] for seed in SEEDS[stage]]
-        cells = [name, mean_and_error(list(accuracies.values())), mean_and_error(beside, "+")]
-        print(f"| {' | '.join(cells)} | {collapsed} |", flush=True)
+    variants = {"whole": RECIPE | {"lr": lr}}
+    variants |= {f"without {name}": without(name, lr) for name in WITHOUT}
+    variants["the predecessor's"] = PREDECESSOR
+    whole: list[float] = []
+    for name, given in variants.items():
+        accuracies, collapsed = trained(given, SEEDS["ingredients"])
+        whole = whole or accuracies
+        brings = [ours - other for ours, other in zip(whole, accuracies, strict=True)]
+        cells = [name, mean_and_error(accuracies), mean_and_error(brings), str(collapsed)]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def trained(
-    experiment: str, changes: dict[str, str], seeds: tuple[str, ...]
-) -> tuple[dict[str, float], int]:
-    """Train a variant; its best validation accuracies in percent by seed, and how many collapsed.
+def without(ingredient: str, lr: str) -> dict[str, str]:
+    """The parameters of the recipe without an ingredient.
 
-    The layer is coordconv2d unless the changes say otherwise.
+    With momentum m, the steps of SGD add up to 1 / (1 - m) times their length; so ten times the
+    learning rate takes the place of a momentum of 0.9.
     """
-    given = {"conv_layer": "coordconv2d", **RECIPE, **changes}
-    given |= {"seed": ",".join(seeds), "experiment": experiment}
+    rate = f"{10 * float(lr):g}" if ingredient == "momentum" else lr
+    return {**RECIPE, "lr": rate, **WITHOUT[ingredient]}
+
+
+def trained(given: dict[str, str], seeds: tuple[str, ...]) -> tuple[list[float], int]:
+    """Train a variant, or find its runs.
+
+    Returns:
+        For each seed, the highest accuracy on validation images, in percent; and how many of the
+        runs have collapsed.
+    """
+    given = {**given, "seed": ",".join(seeds), "experiment": "recipe"}
     options = [word for name, value in given.items() for word in (f"--{name}", value)]
     with open("recipe.log", "a") as log:
         command = [sys.executable, "-m", "pipeline", "study", *options]
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
-    runs = {run.params["seed"]: run for run in training_runs(experiment) if run.is_finished}
-    curves = metric_histories([run.run_id for run in runs.values()], Metric.VAL_ACCURACY)
-    best = {seed: 100 * max(curves[run.run_id].values()) for seed, run in runs.items()}
-    return best, sum(bool(run.collapsed) for run in runs.values())
+    runs = training_runs("recipe", resolve_study(given).id)
+    by_seed = {run.params["seed"]: run for run in runs if run.is_finished}
+    chosen = [by_seed[seed] for seed in seeds]
+    curves = metric_histories([run.run_id for run in chosen], Metric.VAL_ACCURACY)
+    accuracies = [100 * max(curves[run.run_id].values()) for run in chosen]
+    return accuracies, sum(bool(run.collapsed) for run in chosen)
 
 
-def mean_and_error(values: list[float], sign: str = "") -> str:
-    """The mean with its standard error: `+0.08 ± 0.03`."""
-    mean = f"{statistics.mean(values):{sign}.3f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}"
+def mean_and_error(values: list[float]) -> str:
+    """The mean with its standard error: `0.08 ± 0.03`."""
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}"
 
 
 if __name__ == "__main__":

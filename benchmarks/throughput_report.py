@@ -83,7 +83,7 @@ def as_markdown(report: dict, quick: bool) -> str:
     )
     lines += [
         f"- A step of the network of arXiv:2004.11678 (stn-c0, conv2d, {dataset} digits, one "
-        f"thread) takes {ratio:.2f} times as long with torch's layers as in (d)."
+        f"thread) takes {ratio:.2f} times as long with the layers of (d) as with those of (c)."
         for dataset, ratio in report["paper_step_ratios"].items()
     ]
     for layer in LAYERS if not quick else ():

@@ -52,14 +52,18 @@ def test_the_list_of_runs_on_the_server_shows_the_study_and_its_runs(studied, br
     page = re.search(r"^all runs: (\S+)$", screen, re.MULTILINE)[1]
     assert urlsplit(page).netloc == urlsplit(client.server).netloc
     parent, nested = runs_of(client)
-    show(browser, page, parent.info.run_name, *nested, "best_test_accuracy", "best_test_f1")
+    show(browser, page, parent.info.run_name, "best_test_accuracy", "best_test_f1")
+    names = browser.find_elements(By.CSS_SELECTOR, "[col-id='attributes.`Run Name`'] a")
+    assert {name.text for name in names} == {parent.info.run_name, *nested}
 
 
 def test_the_server_shows_the_parent_run_its_charts_and_the_comparison(studied, browser):
     client, screen = studied
     parent, nested = runs_of(client)
     page = re.search(r"see (\S+)$", last_line(screen))[1]
-    show(browser, page, parent.info.run_name, "runs_finished", *nested, "The best models:")
+    show(browser, page, parent.info.run_name, "runs_finished", "The best models:", "Child runs")
+    links = {link.text.strip(" ,") for link in browser.find_elements(By.TAG_NAME, "a")}
+    assert links >= nested.keys()
     address, query = page.split("?")
     show(browser, f"{address}/model-metrics?{query}", "runs_finished", "best_test_accuracy")
     browser.get("about:blank")

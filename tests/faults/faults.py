@@ -202,12 +202,11 @@ def store_locked(trial: Trial) -> list[str]:
     process = trial.start()
     trial.wait_for_an_epoch(process)
     with trial.store.locked(trial.checkout):
-        if process.poll() is not None:
-            trial.ends["met no lock"] += 1
-            return must_end_well(trial, trial.end(process))
         time.sleep(LOCKED[trial.chance.randrange(5) > 0])
-        lost = [] if process.poll() is None else ["it ended without the store: it was not locked"]
-    return lost + must_end_well(trial, trial.end(process))
+        met_the_lock = process.poll() is None  # it cannot end well without the store
+    if not met_the_lock:
+        trial.ends["met no lock"] += 1
+    return must_end_well(trial, trial.end(process))
 
 
 def clock_set_back(trial: Trial) -> list[str]:

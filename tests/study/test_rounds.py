@@ -69,6 +69,8 @@ def test_a_study_whose_runs_all_fail_says_why_and_compares_nothing():
         run_study(resolve_study({"runs": "1", "epochs": "1"}), Instant(fails=(0,)))
     runs = training_runs("stn-mnist")
     assert {run.status for run in runs} == {"FAILED"}
+    parent = parent_of_study("stn-mnist", runs[0].study)
+    assert artifact_text(parent.run_id, "comparison.md") is None
 
 
 def test_a_study_stops_at_the_look_at_which_the_layers_differ(capsys):
