@@ -95,18 +95,16 @@ def train(**given: str | None) -> None:
 
     params = resolve({name: value for name, value in given.items() if value is not None})
 
-    from pipeline.tracking.links import runs_page_of
     from pipeline.tracking.store import plain_errors
     from pipeline.training.run import run_training
 
     with plain_errors():
         done = run_training(params)
-        all_runs = runs_page_of(done.run_id)
     for news in done.alias_news:
         click.echo(news)
     if done.collapsed:
         click.echo(f"the training has collapsed, {done.collapsed}")
-    click.echo(f"all runs: {all_runs}")
+    click.echo(f"all runs: {done.all_runs_url}")
     click.echo(
         f"run {done.run_id}: accuracy {done.accuracy:.2%}, macro F1 {done.f1:.2%} "
         f"(epoch {done.best_epoch}, selected on the {params.selection} set), "
@@ -129,18 +127,16 @@ def study(**given: str | None) -> None:
     plan = resolve_study({name: value for name, value in given.items() if value is not None})
 
     from pipeline.study.study import run_study
-    from pipeline.tracking.links import runs_page_of
     from pipeline.tracking.store import plain_errors
 
     with plain_errors():
         done = run_study(plan)
-        all_runs = runs_page_of(done.run_id)
     click.echo(done.markdown)
     for news in done.alias_news:
         click.echo(news)
     if done.stopped:
         click.echo(done.stopped)
-    click.echo(f"all runs: {all_runs}")
+    click.echo(f"all runs: {done.all_runs_url}")
     click.echo(f"run {done.run_id}: see {done.url}")
 
 
@@ -199,14 +195,12 @@ def predict(images: tuple[Path, ...], model_uri: str, show: Path | None) -> None
 def compare(experiment: str | None, by: str, margin: float, study: str | None) -> None:
     """Compare the finished training runs, layer by layer or by other parameters."""
     from pipeline.comparison.command import compare_runs
-    from pipeline.tracking.links import runs_page_of
     from pipeline.tracking.store import plain_errors
 
     with plain_errors():
         done = compare_runs(experiment, by, margin, study)
-        all_runs = runs_page_of(done.run_id)
     click.echo(done.markdown)
-    click.echo(f"all runs: {all_runs}")
+    click.echo(f"all runs: {done.all_runs_url}")
     click.echo(f"run {done.run_id}: see {done.url}")
 
 

@@ -111,7 +111,7 @@ WITHIN = {
         *("conclusion", "executor", "local_processes", "plan", "progress", "ray_tasks", "resume"),
     },
     "tracking.experiments": {"links", "project_run", "store", "views", "vocabulary"},
-    "tracking.lease": {"vocabulary"},
+    "tracking.lease": {"patience", "vocabulary"},
     "tracking.shared_checkpoints": {"patience", "vocabulary"},
     "tracking.links": {"store", "views"},
     "tracking.project_run": {"links", "store"},

@@ -19,11 +19,12 @@ from pipeline.tracking.vocabulary import Artifact
 
 @dataclass(frozen=True)
 class Comparison:
-    """The tables and verdicts as Markdown, and the run that holds them."""
+    """The tables and verdicts as Markdown, the run that holds them, and where all runs are."""
 
     markdown: str
     run_id: str
     url: str
+    all_runs_url: str
 
 
 def compare_runs(
@@ -67,7 +68,7 @@ def compare_runs(
         params=params,
     ) as run:
         run.log_artifacts(files)
-    return Comparison(markdown, run.run_id, run.url)
+    return Comparison(markdown, run.run_id, run.url, run.all_runs_url)
 
 
 def _design_of(

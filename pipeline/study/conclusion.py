@@ -27,6 +27,7 @@ class StudySummary:
     """The results of a study.
 
     run_id, url: of its parent run.
+    all_runs_url: the address of the list of all runs.
     markdown: the comparison.
     stopped: at which look the study stopped and why; empty for a study of fixed size.
     alias_news: where the aliases are.
@@ -34,6 +35,7 @@ class StudySummary:
 
     run_id: str
     url: str
+    all_runs_url: str
     markdown: str
     stopped: str
     alias_news: list[AliasNews]
@@ -111,7 +113,7 @@ def conclude(study: Study, parent: TrackedRun, comparison: Comparison) -> StudyS
             f"{len(failed)} of {comparison.asked} runs failed; the comparison of the others is "
             f"at {parent.url}; the same command repeats them: {'; '.join(failed)}"
         )
-    return StudySummary(parent.run_id, parent.url, markdown, stopped, news)
+    return StudySummary(parent.run_id, parent.url, parent.all_runs_url, markdown, stopped, news)
 
 
 def _stopped(study: Study, report: Report) -> str:

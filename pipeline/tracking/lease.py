@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 import mlflow
 
 from pipeline.errors import PipelineError
+from pipeline.tracking.patience import waits_for_store
 from pipeline.tracking.vocabulary import Tag
 
 BEAT_SECONDS = 10.0
@@ -42,13 +43,8 @@ def lease(run_id: str, on_loss: Callable[[], None] = _end_at_once) -> Iterator[N
     Raises:
         PipelineError: if another process holds it.
     """
-    if not is_abandoned(run_id):
-        raise _held(_value(run_id))
     me = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex[:8]}"
-    _beat(run_id, me, 0)
-    time.sleep(SETTLE_SECONDS)
-    if _holder(_value(run_id)) != me:  # another one has written at the same moment
-        raise _held(_value(run_id))
+    _take(run_id, me)
     ended = threading.Event()
 
     def keep() -> None:
@@ -71,6 +67,19 @@ def lease(run_id: str, on_loss: Callable[[], None] = _end_at_once) -> Iterator[N
         with suppress(Exception):  # the next one takes the lease of a process that has ended
             if _holder(_value(run_id)) == me:
                 mlflow.MlflowClient().delete_tag(run_id, Tag.LEASE)
+
+
+@waits_for_store("taking the lock of a study")
+def _take(run_id: str, me: str) -> None:
+    """Take the lock, or raise a PipelineError that names the holder."""
+    value = _value(run_id)
+    if _holder(value) != me and not is_abandoned(run_id):
+        raise _held(value)
+    _beat(run_id, me, 0)
+    time.sleep(SETTLE_SECONDS)
+    value = _value(run_id)
+    if _holder(value) != me:  # another one has written at the same moment
+        raise _held(value)
 
 
 def is_abandoned(run_id: str) -> bool:

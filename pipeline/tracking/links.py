@@ -25,11 +25,6 @@ def runs_page(experiment_id: str) -> str:
     return ui_address() + runs_path(experiment_id)
 
 
-def runs_page_of(run_id: str) -> str:
-    """The address of the list of runs that a run is in."""
-    return runs_page(mlflow.get_run(run_id).info.experiment_id)
-
-
 def run_path(experiment_id: str, run_id: str) -> str:
     """The part of `run_page` after the UI's address, for links between its pages."""
     return f"/#/experiments/{experiment_id}/runs/{run_id}?{TRAINING_MODE}"

@@ -250,6 +250,7 @@ def _tagged_layer(run: Run) -> dict[str, str]:
     return {"conv_layer": tags[Tag.CONV_LAYER]} if Tag.CONV_LAYER in tags else {}
 
 
+@waits_for_store("reading a study")
 def parent_of_study(experiment: str, study: str) -> RecordedRun | None:
     """The parent run of a study; None if the study has not been started before."""
     is_id = re.fullmatch(r"[\w-]+", study)  # others may have logged anything as the tag

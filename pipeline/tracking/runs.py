@@ -24,7 +24,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 from pipeline.tracking.experiments import current_experiment, experiment_id_of
 from pipeline.tracking.full_disk import keep_reserve, with_reserve
 from pipeline.tracking.histories import metric_history
-from pipeline.tracking.links import run_page
+from pipeline.tracking.links import run_page, runs_page
 from pipeline.tracking.patience import StoreAway, patience, until_it_answers, waits_for_store
 from pipeline.tracking.project_run import (
     has_generated_name,
@@ -144,7 +144,7 @@ def _until_its_end(
     keep_reserve(sqlite_file())
     try:
         if unused:
-            leave_pointer(unused, run)
+            until_it_answers("leaving a note", lambda: leave_pointer(unused, run))
             tags = {**tags, **source_tags(unused)}
         missing = {k: v for k, v in params.items() if k not in run.data.params}
         until_it_answers("logging tags", lambda: mlflow.set_tags(tags))
@@ -207,6 +207,11 @@ class TrackedRun:
     def url(self) -> str:
         """The address of the run's page in the MLflow UI."""
         return run_page(self.experiment_id, self.run_id)
+
+    @property
+    def all_runs_url(self) -> str:
+        """The address of the list of the experiment's runs in the MLflow UI."""
+        return runs_page(self.experiment_id)
 
     def log_metrics(
         self, metrics: dict[str, float], step: int | None = None, model_id: str | None = None

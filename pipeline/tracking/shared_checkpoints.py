@@ -56,6 +56,7 @@ def remove_shared(run_id: str) -> None:
     _remove(run_id, _names(run_id))
 
 
+@waits_for_store("moving a checkpoint")
 def move_into_artifacts(run_id: str, file: Path) -> None:
     """Make a run's checkpoint a shared one; also where there is none yet."""
     if file.exists():
@@ -64,6 +65,7 @@ def move_into_artifacts(run_id: str, file: Path) -> None:
     file.unlink(missing_ok=True)
 
 
+@waits_for_store("moving a checkpoint")
 def move_out_of_artifacts(run_id: str, file: Path) -> None:
     """Make a run's shared checkpoint one in a file; also where there is none yet."""
     fetch_shared(run_id, file)

@@ -57,11 +57,13 @@ class RunOfStudy:
 class RunSummary:
     """The results of a finished run; accuracy and macro F1 as fractions, on the test set.
 
+    all_runs_url: the address of the list of all runs.
     collapsed: the epoch in which the training collapsed, and why; empty if it has not.
     """
 
     run_id: str
     url: str
+    all_runs_url: str
     best_epoch: int
     accuracy: float
     f1: float
@@ -117,6 +119,7 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
     return RunSummary(
         run_id=run.run_id,
         url=run.url,
+        all_runs_url=run.all_runs_url,
         best_epoch=best.epoch,
         accuracy=scores.accuracy,
         f1=scores.f1,

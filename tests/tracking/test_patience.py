@@ -17,9 +17,11 @@ import pytest
 import torch
 from selenium.webdriver.common.utils import free_port
 
+from pipeline.tracking import lease as lease_module
 from pipeline.tracking import patience as patience_module
+from pipeline.tracking.lease import lease
 from pipeline.tracking.patience import StoreAway, patience, until_it_answers, without_waiting
-from pipeline.tracking.recorded import recorded_run
+from pipeline.tracking.recorded import parent_of_study, recorded_run
 from pipeline.tracking.registry import REGISTERED_MODEL, Candidate, promote, register
 from pipeline.tracking.runs import create_nested_run, open_run, reopen_run
 from tests.end_to_end.conftest import answer_of
@@ -127,6 +129,24 @@ def server(store, monkeypatch, behind):
 class Digits(torch.nn.Module):
     def forward(self, images):
         return images.flatten(1)[:, :10].float().softmax(dim=1)
+
+
+def test_a_study_takes_its_lock_when_the_server_is_back(server, monkeypatch):
+    monkeypatch.setattr(lease_module, "SETTLE_SECONDS", 0.05)
+    with open_run("study", "", tags={"stn.study": "s"}, store_patience=10) as run:
+        with server.away(0.5), lease(run.run_id):
+            assert "stn.lease" in recorded_run(run.run_id).tags
+        with server.away(0.5):
+            assert parent_of_study("stn-mnist", "s").run_id == run.run_id
+
+
+def test_a_lock_whose_answer_got_lost_is_not_taken_for_that_of_another_process(server, monkeypatch):
+    monkeypatch.setattr(lease_module, "SETTLE_SECONDS", 0.05)
+    with open_run("study", "", store_patience=10) as run:
+        server.lost = 1
+        with lease(run.run_id):
+            server.lost = 0
+    assert "stn.lease" not in recorded_run(run.run_id).tags
 
 
 def test_what_has_arrived_is_not_double_when_all_answers_get_lost(server):
