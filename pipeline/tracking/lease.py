@@ -42,6 +42,7 @@ def lease(run_id: str, on_loss: Callable[[], None] = _end_at_once) -> Iterator[N
 
     Raises:
         PipelineError: if another process holds it.
+        StoreAway: if the store is away for longer than the patience while the lock is taken.
     """
     me = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex[:8]}"
     _take(run_id, me)
