@@ -32,7 +32,7 @@ help:
 	@echo "make test-latest, make test-lowest                       the tests with the newest or the lowest versions"
 	@echo "make coverage                                            which lines of pipeline/ no test reaches"
 	@echo "make hooks                                               lint before each commit"
-	@echo "make faults [ROUNDS=20] [FAULT=worker]                   what studies lose that are killed or damaged"
+	@echo "make faults [ROUNDS=20] [FAULT=worker]                   what is lost when a training or a study is disturbed"
 	@echo "make audit                                               known vulnerabilities of the locked versions"
 	@echo "make lock                                                renew the locked versions"
 

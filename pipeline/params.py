@@ -40,7 +40,7 @@ from pipeline.models.transforms import TRANSFORMS
 
 TRAINING_IMAGES, TEST_IMAGES = 60_000, 10_000
 MOST_EPOCHS, MOST_STEPS = 10**6, 10**9  # months on this scale; larger numbers are typing errors
-MOST_RUNS = 20  # of each kind, by default, in a study that stops when it is decided
+MOST_RUNS = 20  # of each group, by default, in a study that stops when it is decided
 
 
 def one_of(names: Iterable[str]) -> GetPydanticSchema:
@@ -271,8 +271,8 @@ class StudyParams(BaseModel):
         5,
         ge=1,
         le=1000,
-        description="runs of each kind, each with a seed of its own; with until=decided the most "
-        f"of each kind, by default {MOST_RUNS}",
+        description="runs of each group, each with a seed of its own; with until=decided the most "
+        f"of each group, by default {MOST_RUNS}",
     )
     seeds: int | None = Field(None, ge=1, le=1000, description="another name of runs")
     first_seed: int = Field(

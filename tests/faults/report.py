@@ -130,7 +130,7 @@ def _page(parts: list[Part]) -> str:
     return f"""\
 # Faults: what a training and a study lose when they are disturbed
 
-`make faults` disturbs a command, starts the same command once more, and looks what was lost. All
+`make faults` disturbs a command, starts the same command once more, and checks what was lost. All
 rounds take hours: they were tried in several starts, whose results are added up.
 
 | | |
@@ -148,10 +148,11 @@ rounds take hours: they were tried in several starts, whose results are added up
 A loss is a promise that was broken in a round. "The disturbed commands" says how the commands ended
 that met the fault. The start after it, which must end well, is not among them. Of two identical
 studies, the one that is refused has ended with an error, and so has one that meets a damaged file.
+A + after a commit means that there were uncommitted changes.
 
 {rows}
 
-{"Losses:" if losses else "No promise was broken."}
+{"Losses:" if losses else "No promise was broken in these rounds."}
 {chr(10).join(["", *losses]) if losses else ""}
 ## What is promised
 
