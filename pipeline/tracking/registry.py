@@ -1,22 +1,38 @@
 """The registered model: its versions, the aliases of the best, and models to predict with."""
 
+import math
+import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
 
 import mlflow
 import numpy as np
 import requests
+from mlflow.entities import RunData
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
 from pipeline.errors import PipelineError
 from pipeline.tracking.patience import waits_for_store
 from pipeline.tracking.store import first_line, one_process_at_a_time
 from pipeline.tracking.vocabulary import Tag, VersionTag
 
+if TYPE_CHECKING:  # most commands load no model, and need not import it
+    from mlflow.pyfunc import PyFuncModel
+
+# Whoever may register a model could otherwise have those who load it run any code.
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+
 REGISTERED_MODEL = "stn-mnist"
+_ALLOWED = (
+    f"allowed: models:/{REGISTERED_MODEL}@champion, models:/{REGISTERED_MODEL}/<version>, "
+    "models:/<model id>, runs:/<run id>/model"
+)
 _MODEL_NOTE = f"""\
 Digit classifiers with a spatial transformer. Input: raw uint8 images `(N, 1, 28, 28)`, white ink
 on black; output: class probabilities `(N, 10)`. `champion` is the best model of all;
@@ -136,9 +152,8 @@ def _promote(version: int, candidate: Candidate, aliases: list[str]) -> list[Ali
 
 def _reason_to_stay(candidate: Candidate, version: int) -> str | None:
     tags = mlflow.MlflowClient().get_model_version(REGISTERED_MODEL, str(version)).tags
-    try:
-        holder = _candidate(tags)
-    except KeyError:
+    holder = _candidate(tags)
+    if holder is None:
         return "which was not registered by this pipeline"
     if holder.selection_set != candidate.selection_set:
         return f"selected on another set ({holder.selection_set} and not {candidate.selection_set})"
@@ -147,24 +162,23 @@ def _reason_to_stay(candidate: Candidate, version: int) -> str | None:
     return None
 
 
-def _candidate(tags: dict[str, str]) -> Candidate:
-    """The figures that a version was registered with.
-
-    Raises:
-        KeyError: if the version lacks one of the tags.
-    """
-    return Candidate(
-        tags[VersionTag.SELECTION_SET],
-        float(tags[VersionTag.ACCURACY]),
-        float(tags[VersionTag.LOSS]),
-    )
+def _candidate(tags: dict[str, str]) -> Candidate | None:
+    """The figures that a version was registered with; None if it has no such tags."""
+    try:
+        accuracy, loss = float(tags[VersionTag.ACCURACY]), float(tags[VersionTag.LOSS])
+        selection_set = tags[VersionTag.SELECTION_SET]
+    except (KeyError, ValueError):
+        return None
+    is_known = math.isfinite(accuracy) and math.isfinite(loss)
+    return Candidate(selection_set, accuracy, loss) if is_known else None
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A registered or logged model, ready to predict.
 
-    predict: uint8 `(N, 1, S, S)` to float32 `(N, 10)`.
+    predict: uint8 `(N, 1, S, S)` to float32 `(N, 10)`. It raises a PipelineError if the model
+        fails, or returns anything else.
     selection: the set that its run selected the best epoch on, `test` or `validation`; None if
         unknown.
     dataset: the data set that its run trained on; `mnist` if unknown.
@@ -172,7 +186,7 @@ class LoadedModel:
 
     predict: Callable[[np.ndarray], np.ndarray]
     model_id: str
-    source_run_id: str
+    source_run_id: str | None
     selection: str | None
     dataset: str
 
@@ -180,41 +194,77 @@ class LoadedModel:
 def load_model(uri: str) -> LoadedModel:
     """Load `models:/name@alias`, `models:/name/version`, `models:/m-…` or `runs:/run_id/model`.
 
+    Only a model that a training of this project may have logged is loaded: a `pt2` archive without
+    further code. Nothing is unpickled.
+
     Raises:
-        PipelineError: if there is no such model, or its files are damaged.
+        PipelineError: if there is no such model, it is of another kind, or its files are damaged.
     """
-    allowed = (
-        f"allowed: models:/{REGISTERED_MODEL}@champion, models:/{REGISTERED_MODEL}/<version>, "
-        "models:/<model id>, runs:/<run id>/model"
-    )
     if not uri.startswith(("models:/", "runs:/")):
-        raise PipelineError(f"model_uri: got {uri!r}; {allowed}")
+        raise PipelineError(f"model_uri: got {uri!r}; {_ALLOWED}")
+    with TemporaryDirectory() as folder:  # MLflow cannot load from a path with a #, for one
+        model = _read(_download(uri, folder), uri)
+    run_id = model.metadata.run_id
+    data = _run_data(run_id)
+    selection = data.tags.get(Tag.SELECTION) if data else None
+    dataset = data.params.get("dataset", "mnist") if data else "mnist"
+    predict = partial(_predict, model, uri)
+    return LoadedModel(predict, str(model.metadata.model_id), run_id, selection, dataset)
+
+
+def _download(uri: str, folder: str) -> Path:
+    """The files of a model, copied into a folder.
+
+    Raises:
+        PipelineError: if there is no such model.
+    """
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(uri))
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
     except (MlflowException, OSError) as error:
         no_answer = getattr(error, "error_code", "") == "INTERNAL_ERROR"
         if no_answer or isinstance(error, requests.RequestException):
             raise
         known = ", ".join(_aliases()) or "none yet; `make train` trains and registers one"
         raise PipelineError(
-            f"no model could be loaded from {uri}: {first_line(error)}; {allowed}; "
+            f"no model could be loaded from {uri}: {first_line(error)}; {_ALLOWED}; "
             f"aliases of {REGISTERED_MODEL}: {known}"
         ) from None
-    model = _read(folder, uri)
-    run_id = model.metadata.run_id
-    data = mlflow.get_run(run_id).data if run_id else None
-    selection = data.tags.get(Tag.SELECTION) if data else None
-    dataset = data.params.get("dataset", "mnist") if data else "mnist"
-    return LoadedModel(model.predict, model.metadata.model_id, run_id, selection, dataset)
 
 
-def _read(folder: Path, uri: str) -> Any:
+def _predict(model: "PyFuncModel", uri: str, images: np.ndarray) -> np.ndarray:
+    """What a model predicts, float32 `(N, 10)`."""
+    try:
+        probabilities: np.ndarray = np.asarray(model.predict(images))
+    except Exception as error:  # a model that others have logged may raise anything
+        raise PipelineError(f"the model {uri} fails: {first_line(error)}") from error
+    if probabilities.shape != (len(images), 10) or not np.isfinite(probabilities).all():
+        raise PipelineError(
+            f"the model {uri} must return {len(images)} times 10 probabilities; got an array of "
+            f"the shape {probabilities.shape}, or values that are not finite; use another model"
+        )
+    return probabilities
+
+
+def _run_data(run_id: str | None) -> RunData | None:
+    """What the run of a model has recorded; None if there is no such run any more."""
+    if not run_id:
+        return None
+    try:
+        return mlflow.get_run(run_id).data
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def _read(folder: Path, uri: str) -> "PyFuncModel":
     """The model in a folder, as `mlflow.pyfunc` reads it.
 
     Raises:
-        PipelineError: if a file is damaged.
+        PipelineError: if it is of another kind than the project's own, or a file is damaged.
     """
     try:
+        _check_kind(folder)
         for archive in folder.glob("**/*.pt2"):
             damaged = zipfile.ZipFile(archive).testzip()  # torch itself compares no checksums
             if damaged:
@@ -226,6 +276,18 @@ def _read(folder: Path, uri: str) -> Any:
             f"the model {uri} cannot be read ({type(error).__name__}): its files are damaged, or "
             "no training of this project has logged it; use another one, or train it again"
         ) from error
+
+
+def _check_kind(folder: Path) -> None:
+    """Check that a model is a `pt2` archive, which MLflow loads without code of the model's own."""
+    model = Model.load(str(folder))
+    loading = model.flavors["python_function"]
+    if loading["loader_module"] != "mlflow.pytorch" or loading.get("code"):
+        raise ValueError("the model brings code of its own")
+    if not (folder / loading["data"] / "model.pt2").is_file():
+        raise ValueError("the model is no pt2 archive")
+    if model.model_id is None:
+        raise ValueError("the model was not logged by a run")
 
 
 def _aliases() -> list[str]:
@@ -245,6 +307,8 @@ def registered_version(run_id: str) -> tuple[int, Candidate] | None:
     versions = mlflow.MlflowClient().search_model_versions(
         f"name = '{REGISTERED_MODEL}' and run_id = '{run_id}'"
     )
-    if not versions:
-        return None
-    return int(versions[0].version), _candidate(versions[0].tags)
+    for version in versions:  # somebody may have registered the same model again, without tags
+        candidate = _candidate(version.tags)
+        if candidate:
+            return int(version.version), candidate
+    return None

@@ -155,7 +155,7 @@ def _until_its_end(
         _close(run_id, "KILLED")
         print(f"run {run_id} is closed as KILLED; what it had logged is kept", file=sys.stderr)
         raise
-    except Exception as error:
+    except BaseException as error:  # a user's own layer may raise SystemExit
         text = f"{type(error).__name__}: {first_line(error)}"
         _close(run_id, "KILLED" if isinstance(error, StoreAway) else "FAILED", text)
         raise

@@ -65,7 +65,7 @@ def errors_printed(what: str) -> Iterator[None]:
         print(f"{what}: {problem}", file=sys.stderr)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's text that is not empty, without credentials; else its class.
 
     Of a full disk, the text says that and where, which the first line of a database's error does

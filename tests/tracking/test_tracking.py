@@ -1,10 +1,13 @@
 """On real SQLite stores."""
 
 import json
+import shutil
 from contextlib import suppress
 
 import mlflow
+import numpy as np
 import pytest
+import torch
 
 from pipeline.errors import PipelineError
 from pipeline.tracking.recorded import (
@@ -13,7 +16,13 @@ from pipeline.tracking.recorded import (
     runs_with_tag,
     training_runs,
 )
-from pipeline.tracking.registry import Candidate, load_model, promote, register
+from pipeline.tracking.registry import (
+    Candidate,
+    load_model,
+    promote,
+    register,
+    registered_version,
+)
 from pipeline.tracking.runs import create_nested_run, for_note, open_run, reopen_run
 
 
@@ -39,7 +48,12 @@ def test_a_run_lands_in_the_projects_experiment_with_what_it_was_given(store):
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(KeyboardInterrupt, "KILLED"), (ValueError, "FAILED"), (PipelineError, "FAILED")],
+    [
+        (KeyboardInterrupt, "KILLED"),
+        (ValueError, "FAILED"),
+        (PipelineError, "FAILED"),
+        (SystemExit, "FAILED"),
+    ],
 )
 def test_a_run_never_stays_running(store, error, status):
     with pytest.raises(error), open_run("name", "") as run:
@@ -252,6 +266,98 @@ def test_a_champion_that_somebody_set_by_hand_stays(store):
     news = promote(register(logged_model(), candidate), candidate, ["champion"])
     assert "not registered by this pipeline" in str(news[0])
     assert aliases() == {"champion": 1}
+
+
+@pytest.mark.parametrize("accuracy", [None, "high", "nan"])
+def test_a_champion_whose_figures_are_not_known_stays(store, accuracy):
+    candidate = Candidate("test", 0.9, 0.1)
+    version = register(logged_model(), candidate)
+    promote(version, candidate, ["champion"])
+    client = mlflow.MlflowClient()
+    if accuracy is None:
+        client.delete_model_version_tag("stn-mnist", str(version), "stn.accuracy")
+    else:
+        client.set_model_version_tag("stn-mnist", str(version), "stn.accuracy", accuracy)
+    better = Candidate("test", 1, 0)
+    (news,) = promote(register(logged_model(), better), better, ["champion"])
+    assert "not registered by this pipeline" in str(news)
+
+
+def test_a_model_that_somebody_registered_again_keeps_the_figures_of_its_training(store):
+    candidate = Candidate("test", 0.9, 0.1)
+    version = register(logged_model(), candidate)
+    client = mlflow.MlflowClient()
+    known = client.get_model_version("stn-mnist", str(version))
+    client.create_model_version("stn-mnist", source=known.source, run_id=known.run_id)
+    assert registered_version(known.run_id) == (version, candidate)
+    client.delete_model_version("stn-mnist", str(version))
+    assert registered_version(known.run_id) is None
+
+
+class Shouts:
+    """What a pickle may hold: code that runs as it is read."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return open, (str(self.file), "w")
+
+
+class Foreign(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input):
+        return model_input
+
+
+def test_a_model_that_would_run_code_of_its_own_is_refused(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")  # as for its author
+    model = Foreign()
+    model.shouts = Shouts(store / "heard")
+    info = mlflow.pyfunc.log_model(python_model=model, name="model", pip_requirements=["mlflow"])
+    mlflow.end_run()
+    assert not (store / "heard").exists()
+    with pytest.raises(PipelineError, match="no training of this project has logged it"):
+        load_model(f"models:/{info.model_id}")
+    assert not (store / "heard").exists()
+
+
+class FromPixels(torch.nn.Module):
+    """The first pixels as probabilities."""
+
+    def __init__(self, answers, zero):
+        super().__init__()
+        self.answers, self.zero = answers, zero
+
+    def forward(self, images):
+        return images.flatten(1)[:, : self.answers].float() / self.zero
+
+
+def log(model):
+    with open_run("a model", "") as run:
+        return run.log_model(model.eval(), np.full((4, 1, 28, 28), 9, np.uint8), step=1), run
+
+
+@pytest.mark.parametrize(("answers", "divisor"), [(10, 0), (3, 1)])
+def test_a_model_whose_answers_are_no_probabilities_is_named(store, answers, divisor):
+    model_id, _ = log(FromPixels(answers, divisor))
+    loaded = load_model(f"models:/{model_id}")
+    with pytest.raises(PipelineError, match=f"models:/{model_id} must return 2 times 10"):
+        loaded.predict(np.zeros((2, 1, 28, 28), np.uint8))
+
+
+def test_a_model_can_be_loaded_from_a_folder_with_any_name_and_without_its_run(
+    tmp_path, empty_store, monkeypatch
+):
+    folder = tmp_path / "a#b c%20d?é"
+    folder.mkdir()
+    shutil.copy(empty_store, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    model_id, run = log(FromPixels(10, 1))
+    mlflow.MlflowClient()._tracking_client.store._hard_delete_run(run.run_id)  # as `mlflow gc`
+    loaded = load_model(f"models:/{model_id}")
+    assert (loaded.source_run_id, loaded.selection) == (run.run_id, None)
+    assert loaded.predict(np.ones((2, 1, 28, 28), np.uint8)).shape == (2, 10)
 
 
 def test_a_run_whose_process_is_killed_when_it_opens_can_be_found_by_its_tags(store, monkeypatch):
