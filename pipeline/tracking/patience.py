@@ -22,7 +22,13 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import mlflow
-from requests.exceptions import ConnectionError, HTTPError, RetryError, Timeout
+from requests.exceptions import (
+    ChunkedEncodingError,
+    ConnectionError,
+    HTTPError,
+    RetryError,
+    Timeout,
+)
 from sqlalchemy.exc import InterfaceError, OperationalError
 from tqdm import tqdm
 
@@ -154,7 +160,8 @@ def is_outage(error: BaseException) -> bool:
 def _tells_of_outage(error: BaseException | None) -> bool:
     if isinstance(error, HTTPError) and error.response is not None:
         return error.response.status_code >= 500
-    if isinstance(error, (ConnectionError, Timeout, RetryError)):
+    # the third is that of an answer which breaks off
+    if isinstance(error, (ConnectionError, Timeout, ChunkedEncodingError, RetryError)):
         return True
     if isinstance(error, (OperationalError, InterfaceError)):
         return not _of_sqlite() or "is locked" in str(error.orig)

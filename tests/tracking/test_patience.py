@@ -33,12 +33,13 @@ class Proxy:
     Attributes:
         lost: how many answers to writing requests of each path get lost, after the server has
             done what was asked.
+        cut: how many answers to requests of each path break off in the middle.
     """
 
     def __init__(self, port: int) -> None:
         self._behind, self._port = port, free_port()
         self.uri = f"http://127.0.0.1:{self._port}"
-        self.lost = 0
+        self.lost = self.cut = 0
         self._requests: Counter[str] = Counter()
         self.start()
 
@@ -88,6 +89,8 @@ class Proxy:
         self._requests[place] += 1
         if method != "GET" and self._requests[place] <= self.lost:
             return 503, [("Content-Length", "0")], b""
+        if self._requests[place] <= self.cut:
+            content = content[: len(content) // 2]
         kept = ("content-type", "content-length")
         return (
             response.status,
@@ -192,6 +195,14 @@ def test_a_training_waits_for_a_server_and_says_so_in_two_lines(server, capsys):
             f"{server.uri} does not answer; waiting for it, up to 10 minutes",
             f"{server.uri} answers again",
         ]
+    assert recorded_run(run.run_id).metrics == {"train_loss": 0.5}
+    assert recorded_run(run.run_id).is_finished
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(server):
+    with open_run("run", "", store_patience=10) as run:
+        server.cut = 1
+        run.log_metrics({"train_loss": 0.5}, step=1)
     assert recorded_run(run.run_id).metrics == {"train_loss": 0.5}
     assert recorded_run(run.run_id).is_finished
 
