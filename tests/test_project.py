@@ -117,7 +117,7 @@ WITHIN = {
     "tracking.project_run": {"links", "store"},
     "tracking.histories": {"patience", "vocabulary"},
     "tracking.patience": {"store"},
-    "tracking.recorded": {"links", "patience", "store", "vocabulary"},
+    "tracking.recorded": {"links", "looks", "patience", "store", "vocabulary"},
     "tracking.registry": {"patience", "store", "vocabulary"},
     "tracking.runs": {
         *("experiments", "full_disk", "histories", "links", "patience", "project_run", "store"),

@@ -1,6 +1,5 @@
 """What a study comes to: the comparison of its runs, the best models, and its description."""
 
-import json
 from dataclasses import dataclass
 
 from pipeline.comparison.looks import (
@@ -16,6 +15,7 @@ from pipeline.comparison.sentences import any_tested
 from pipeline.errors import PipelineError
 from pipeline.params import RunParams, model_aliases
 from pipeline.study.plan import Study
+from pipeline.tracking.looks import looks_as_text
 from pipeline.tracking.recorded import RecordedRun, recorded_run, training_runs
 from pipeline.tracking.registry import AliasNews, Candidate, promote, registered_version
 from pipeline.tracking.runs import TrackedRun, for_note
@@ -90,8 +90,7 @@ def compare(
     )
     tested = any(map(any_tested, report.protocols))
     if not study.design and tested and seeds not in recorded.looks:
-        looks = [sorted(look) for look in [*recorded.looks, seeds]]
-        parent.set_tags({Tag.LOOKS: json.dumps(looks)})
+        parent.set_tags({Tag.LOOKS: looks_as_text([*recorded.looks, seeds])})
     return Comparison(runs, report, failed, len(asked))
 
 

@@ -7,6 +7,7 @@
 - `views`: the view that the MLflow UI opens the list of runs in.
 - `project_run`: the run that `mlflow run` opens before the command starts.
 - `runs`: open a run, log to it, and close it in any case.
+- `looks`: the format of the tag that keeps the looks at a study; it does not import mlflow.
 - `recorded`: find runs, and read what they have recorded, and their files.
 - `histories`: the values of a metric over the epochs, of one run or of many at once.
 - `result_files`: the formats of the files of a run that are read back; it does not import mlflow.

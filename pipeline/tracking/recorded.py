@@ -1,6 +1,5 @@
 """Find runs in the store, and read what they have recorded, and their files."""
 
-import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.errors import PipelineError
 from pipeline.tracking.links import run_page
+from pipeline.tracking.looks import looks_from_text
 from pipeline.tracking.patience import waits_for_store
 from pipeline.tracking.store import without_credentials
 from pipeline.tracking.vocabulary import IN_ARTIFACTS, Metric, Tag
@@ -103,11 +103,8 @@ class RecordedRun:
         """
         text = self.tags.get(Tag.LOOKS, "[]")
         try:
-            looks = json.loads(text)
-            if not all(isinstance(seed, int) for seeds in looks for seed in seeds):
-                raise ValueError(text)
-            return [set(seeds) for seeds in looks]
-        except (TypeError, ValueError, RecursionError):
+            return looks_from_text(text)
+        except ValueError:
             raise PipelineError(
                 f"the tag {Tag.LOOKS} of run {self.name} ({self.run_id}) is no list of looks: "
                 f"{text[:100]!r}; restore the tag, or delete it if the study has had one look"
