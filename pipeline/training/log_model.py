@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import yaml
 from torch import Tensor
 
 from pipeline.data.batches import normalize
@@ -83,7 +82,6 @@ def _files(
     """The run's artifacts, by file name."""
     network, state = trained.network, trained.state
     files: dict[str, object] = {
-        Artifact.PARAMS: yaml.safe_dump(params.model_dump(), sort_keys=False),
         **score_files(scores),
         Artifact.PREDICTIONS: predictions_to_csv(test_digits.labels.numpy(), scores.predicted),
         Artifact.LEARNING_CURVES: learning_curves_figure(state.history, state.best.epoch),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+import yaml
 from tqdm import tqdm
 
 from pipeline.data import mnist
@@ -25,8 +26,8 @@ from pipeline.tracking.patience import StoreAway, patience
 from pipeline.tracking.recorded import recorded_run
 from pipeline.tracking.registry import AliasNews, Candidate, promote, register
 from pipeline.tracking.runs import TrackedRun, open_run, reopen_run
-from pipeline.tracking.store import ensure_store
-from pipeline.tracking.vocabulary import Tag
+from pipeline.tracking.store import ensure_store, first_line
+from pipeline.tracking.vocabulary import Artifact, Tag
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.collapse import IMAGES, collapse_reason
 from pipeline.training.log_model import TrainedModel, log_selected_model
@@ -36,6 +37,8 @@ from pipeline.training.optimization import averaged_model
 from pipeline.training.poses import eight_poses
 from pipeline.training.recorder import EpochRecorder
 from pipeline.training.unfinished import SingleTraining, single_training
+
+_NO_MEMORY = "can't allocate memory"  # of torch's error on a CPU
 
 
 @dataclass(frozen=True)
@@ -83,17 +86,19 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
     study, it prints nothing, and leaves the aliases to the study.
 
     Raises:
-        PipelineError: on unusable data, device or store, or if training diverges.
+        PipelineError: on unusable data, device or store, if training diverges, if the memory does
+            not suffice, or if a user's own layer ends the program.
     """
     ensure_store()
     device = _device(params.device)
     torch.set_num_threads(params.threads or torch.get_num_threads())
     check_network(params)
     train_digits, test_digits = mnist.load_mnist(params.data_dir)
-    with ExitStack() as stack:
+    with _plain_faults(params), ExitStack() as stack:
         training = run_of_study or stack.enter_context(_single_training(params))
         run = stack.enter_context(_open(params, device, training))
-        run.log_artifacts(_source_files(params))
+        # first, so that a place that cannot be written is noticed before anything is trained
+        run.log_artifacts(_files_of_params(params))
         trained = _train(
             run,
             params,
@@ -137,6 +142,26 @@ def _single_training(params: RunParams) -> Iterator[SingleTraining]:
             yield training
     except StoreAway as error:
         raise StoreAway(f"{error}; the same command goes on from the checkpoint") from error
+
+
+@contextmanager
+def _plain_faults(params: RunParams) -> Iterator[None]:
+    """Turn what else may end a training into a PipelineError: too little memory, and an exit."""
+    try:
+        yield
+    except SystemExit as error:
+        raise PipelineError(
+            f"conv_layer: {params.conv_layer} has ended the program (SystemExit: {error}); a layer "
+            "must raise another exception, or return a tensor"
+        ) from error
+    except (MemoryError, RuntimeError) as error:  # torch's own errors are RuntimeErrors
+        text = str(error)
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and _NO_MEMORY not in text:
+            raise
+        raise PipelineError(
+            f"the memory does not suffice; use a smaller batch_size (now {params.batch_size}), or "
+            f"fewer trainings at the same time: {first_line(error)}"
+        ) from error
 
 
 def _open(
@@ -257,12 +282,15 @@ def _sets(
     return train_digits, test_set, validation_set
 
 
-def _source_files(params: RunParams) -> dict[str, bytes]:
-    """The source of a user's own layer, by file name; empty for a layer of the project."""
-    if not is_own(params.conv_layer):
-        return {}
-    source = source_of(parts_of(params.conv_layer)[0])
-    return {source.file.name: source.content}
+def _files_of_params(params: RunParams) -> dict[str, str | bytes]:
+    """The parameters, and the source of a user's own layer, by file name."""
+    files: dict[str, str | bytes] = {
+        Artifact.PARAMS: yaml.safe_dump(params.model_dump(), sort_keys=False)
+    }
+    if is_own(params.conv_layer):
+        source = source_of(parts_of(params.conv_layer)[0])
+        files[source.file.name] = source.content
+    return files
 
 
 def _log_digits(run: TrackedRun, dataset: str, context: str, digits: Digits) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.errors import PipelineError
 from pipeline.machine import code_digest
 from pipeline.params import RunParams
 from pipeline.tracking.patience import StoreAway
@@ -48,6 +49,9 @@ class SingleTraining:
 def single_training(params: RunParams, experiment: str) -> Iterator[SingleTraining]:
     """Find the interrupted training with the same parameters and code, or begin a new one.
 
+    The checkpoint is kept whatever ends the training, unless that is a fault of the training itself
+    (a PipelineError), such as infinite weights.
+
     Other trainings of this folder and store that were interrupted are closed as KILLED. Their
     checkpoints are kept.
 
@@ -70,9 +74,9 @@ def single_training(params: RunParams, experiment: str) -> Iterator[SingleTraini
     with note:
         try:
             yield training
-        except (KeyboardInterrupt, StoreAway):
+        except StoreAway:
             raise
-        except BaseException:  # repeated, it begins anew
+        except PipelineError:  # it would fail again in the same way; repeated, it begins anew
             training.checkpoint_file.unlink(missing_ok=True)
             raise
         # after an error, the note is left to the next training, which closes what is still open

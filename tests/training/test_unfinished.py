@@ -116,6 +116,22 @@ def test_a_training_that_failed_begins_anew(store):
     assert files(store) == [".lock"]
 
 
+@pytest.mark.parametrize("error", [OSError, mlflow.MlflowException, RuntimeError, SystemExit])
+def test_a_training_that_its_surroundings_have_ended_goes_on(store, error):
+    def fail(training):
+        save(training.checkpoint_file)
+        raise error("no")
+
+    with (
+        pytest.raises(error),
+        single_training(PARAMS, "stn-mnist") as training,
+        open_run("run", "", tags={"stn.training": training.name}) as run,
+    ):
+        fail(training)
+    with single_training(PARAMS, "stn-mnist") as again:
+        assert (again.name, again.run_id) == (training.name, run.run_id)
+
+
 def test_the_runs_of_another_store_are_left_alone(store, monkeypatch, tmp_path):
     name, run_id = killed()
     here = mlflow.get_tracking_uri()
