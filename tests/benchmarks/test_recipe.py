@@ -25,7 +25,13 @@ def parameters_apart(given, other):
 @pytest.mark.parametrize("ingredient", WITHOUT)
 def test_a_variant_differs_from_the_recipe_in_its_ingredient_only(ingredient):
     recipe = {**RECIPE, "lr": "0.02"}
-    assert parameters_apart(recipe, without(ingredient, "0.02")) == PARAMETERS[ingredient]
+    assert parameters_apart(recipe, without([ingredient], "0.02")) == PARAMETERS[ingredient]
+
+
+def test_several_ingredients_can_be_left_out_at_once():
+    dropped = ["momentum", "CoordConv"]
+    recipe = {**RECIPE, "lr": "0.02"}
+    assert parameters_apart(recipe, without(dropped, "0.02")) == {"momentum", "lr", "conv_layer"}
 
 
 def test_the_predecessors_recipe_is_its_preset_but_for_length_and_selection():
