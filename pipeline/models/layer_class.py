@@ -28,7 +28,7 @@ def construct(location: str, **arguments: Any) -> nn.Module:
     layer_class = _load(location)
     try:
         return layer_class(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         given = ", ".join(f"{name}={value}" for name, value in arguments.items())
         raise PipelineError(
             f"conv_layer: {_without_digest(location)}({given}) fails: "
@@ -78,7 +78,8 @@ def check_output(
 ) -> None:
     """Check that a layer maps images to the expected shape, and leaves them as they are.
 
-    A copy of the layer is tried on two random images; torch's random state stays as it is.
+    Copies of the layer are tried on two random images, in evaluation mode, and in training mode
+    with a backward pass; torch's random state stays as it is.
 
     Args:
         location: the layer's name, for the errors.
@@ -88,30 +89,35 @@ def check_output(
         PipelineError: if it does not.
     """
     name, shape = _without_digest(location), (2, given[0], given[1], given[1])
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        before = torch.rand(shape)
-        images = before.clone()
-        try:
-            # the memory format of a training
-            tried = copy.deepcopy(layer).eval().to(memory_format=torch.channels_last)
-            output = tried(images)
-        except Exception as error:
-            raise PipelineError(
-                f"conv_layer: {name} fails on images of the shape {shape}: "
-                f"{_in_a_line(error, location)}"
-            ) from error
     wanted = (2, expected[0], expected[1], expected[1])
-    got = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-    if got != wanted:
-        raise PipelineError(
-            f"conv_layer: {name} must return (N, out_channels, H - kernel_size + 1, "
-            f"W - kernel_size + 1), which is {wanted} for images of the shape {shape}; got {got}"
-        )
-    if not torch.equal(images, before):
-        raise PipelineError(
-            f"conv_layer: {name} changes its input in place, which the transformer reads, too; "
-            "compute on a new tensor"
-        )
+    for training in (False, True):
+        with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(training):
+            before = torch.rand(shape, requires_grad=training)
+            images = before.clone()
+            try:
+                # the memory format of a training
+                tried = copy.deepcopy(layer).train(training).to(memory_format=torch.channels_last)
+                output = tried(images)
+                if training and isinstance(output, Tensor) and output.requires_grad:
+                    output.sum().backward()
+            except (Exception, SystemExit) as error:
+                mode = " in training mode" if training else ""
+                raise PipelineError(
+                    f"conv_layer: {name} fails on images of the shape {shape}{mode}: "
+                    f"{_in_a_line(error, location)}"
+                ) from error
+        got = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        if got != wanted:
+            raise PipelineError(
+                f"conv_layer: {name} must return (N, out_channels, H - kernel_size + 1, "
+                f"W - kernel_size + 1), which is {wanted} for images of the shape {shape}; "
+                f"got {got}"
+            )
+        if not torch.equal(images, before):
+            raise PipelineError(
+                f"conv_layer: {name} changes its input in place, which the transformer reads, too; "
+                "compute on a new tensor"
+            )
 
 
 def check_export(network: nn.Module, conv_layer: str, image_size: int) -> None:
@@ -147,7 +153,7 @@ def check_export(network: nn.Module, conv_layer: str, image_size: int) -> None:
                 )
                 for count in (1, 4, 5)
             )
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _not_exportable(conv_layer, _in_a_line(error, conv_layer)) from error
     if foreign:
         raise _not_exportable(conv_layer, f"it uses the operators {', '.join(foreign)}")

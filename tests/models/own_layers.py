@@ -1,5 +1,7 @@
 """Layers as a user may write them: one that works, and one for each fault."""
 
+import sys
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -38,9 +40,51 @@ class Broken(nn.Conv2d):
         return super().forward(images.view(3, -1))
 
 
+class ExitsWhenMade(Blur):
+    def __init__(self, **given):
+        sys.exit()
+
+
+class Exits(Blur):
+    def forward(self, images):
+        sys.exit("no licence")
+
+
+class ExitsInTraining(Blur):
+    def forward(self, images):
+        return sys.exit(3) if self.training else super().forward(images)
+
+
+class NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context, images):
+        return images * 2
+
+    @staticmethod
+    def backward(context, gradient):
+        raise NotImplementedError("no gradient yet")
+
+
+class FailsBackwards(Blur):
+    def forward(self, images):
+        return super().forward(NoGradient.apply(images))
+
+
+class Fixed(Blur):
+    """Passes no gradient on, which is allowed."""
+
+    def forward(self, images):
+        return super().forward(images).detach()
+
+
 class InPlace(Blur):
     def forward(self, images):
         return super().forward(images.mul_(0.5))
+
+
+class ExitsWhenExported(Blur):
+    def forward(self, images):
+        return sys.exit(3) if torch.compiler.is_exporting() else super().forward(images)
 
 
 class FixedBatch(Blur):
@@ -66,6 +110,9 @@ def twice(images: torch.Tensor) -> torch.Tensor:
 @twice.register_fake
 def _(images):
     return torch.empty_like(images)
+
+
+twice.register_autograd(lambda context, gradient: gradient * 2)
 
 
 class Foreign(Blur):

@@ -91,6 +91,10 @@ def test_the_checks_draw_no_random_numbers_of_the_training():
         (own("Padded"), ["(N, out_channels, H - kernel_size + 1", "got (2, 8, 28, 28)"]),
         (own("Two"), ["got a tuple"]),
         (own("Broken"), ["fails on images of the shape (2, 1, 28, 28): RuntimeError: ", "line "]),
+        (own("ExitsWhenMade"), ["bias=True) fails: SystemExit (own_layers.py, line "]),
+        (own("Exits"), ["(2, 1, 28, 28): SystemExit: no licence (own_layers.py, line "]),
+        (own("ExitsInTraining"), ["(2, 1, 28, 28) in training mode: SystemExit: 3 (own_layers.py"]),
+        (own("FailsBackwards"), ["in training mode: NotImplementedError: no gradient yet"]),
         (own("InPlace"), ["changes its input in place"]),
     ],
 )
@@ -150,6 +154,7 @@ def test_a_layer_of_torchs_operators_can_be_exported(architecture, layer):
     [
         ("FixedBatch", "cannot be exported as a pt2 archive for any number of images"),
         ("Branches", "own_layers.py, line"),
+        ("ExitsWhenExported", "SystemExit: 3 (own_layers.py, line"),
         ("Foreign", "it uses the operators own_layers.twice.default"),
         ("OtherWhenExported", "the exported network computes something else"),
     ],
@@ -163,6 +168,10 @@ def test_a_layer_that_cannot_be_exported_is_refused_in_one_line(layer, words):
     assert "\n" not in message
     assert words in message
     assert "torch.where" in message
+
+
+def test_a_layer_may_pass_no_gradient_on():
+    build(own("Fixed"))
 
 
 def test_a_layer_that_lacks_a_setting_is_refused():
