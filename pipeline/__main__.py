@@ -10,6 +10,19 @@ import sys
 from pathlib import Path
 
 
+def _open_closed_streams() -> None:
+    """Drop what is written to an output that was closed, as `2>&-` does.
+
+    Python itself has None in its place, which libraries write to, and the next file that is opened
+    would get its descriptor.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)  # by worker processes, too
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+
+
 def _find_environment() -> None:
     needed = ("click", "mlflow", "torch")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -25,6 +38,7 @@ def _find_environment() -> None:
 
 
 if __name__ == "__main__":
+    _open_closed_streams()
     try:
         _find_environment()
         from pipeline.cli import main
