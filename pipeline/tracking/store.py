@@ -84,14 +84,27 @@ def without_credentials(text: str) -> str:
     """A text without the users, passwords and queries of the addresses in it.
 
     In an address, user and password stand before the last `@`; a password may contain characters
-    such as `@` and `/` that its owner has not encoded. A query may hold a token.
+    such as `@` and `/` that its owner has not encoded. A query may hold a token. The password and
+    the token that MLflow reads from the environment are replaced by `***`, except where the
+    store's address happens to contain such a word: links need the address.
     """
     uri = mlflow.get_tracking_uri()
-    text = text.replace(uri, _public_address(uri))
+    address = _public_address(uri)
+    text = address.join(map(_without_secrets, text.replace(uri, address).split(address)))
     query = uri.partition("?")[2]
     if query:  # error messages also have it in addresses without a host
         text = text.replace(f"?{query}", "")
     return re.sub(r"[\w+.-]+://\S+", lambda address: _public_address(address[0]), text)
+
+
+def _without_secrets(text: str) -> str:
+    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        secret = os.environ.get(name, "").strip()
+        if secret:
+            # an error may show it as Python writes it, with escape sequences
+            for form in (secret, repr(secret)[1:-1], ascii(secret)[1:-1]):
+                text = text.replace(form, "***")
+    return text
 
 
 def _public_address(address: str) -> str:

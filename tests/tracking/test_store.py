@@ -97,6 +97,32 @@ def test_credentials_of_other_addresses_are_not_shown_and_the_rest_of_a_text_is(
         assert without_credentials(text) == shown
 
 
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD"])
+@pytest.mark.parametrize("secret", ["secret\n", "sec\nret", "s'é\\cret"])
+def test_a_password_of_the_environment_is_not_shown(monkeypatch, name, secret):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv(name, secret)
+    for shown in (secret, repr(secret), ascii(secret)):
+        text = without_credentials(f"at http://127.0.0.1:9: invalid header: Bearer {shown}")
+        assert text.startswith("at http://127.0.0.1:9: invalid header: Bearer ")
+        for part in ("sec", "ret"):
+            assert part not in text
+
+
+def test_a_link_is_whole_although_the_password_is_a_word_of_the_address(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "mlflow")
+    assert ui_address() == "http://mlflow:5000"
+
+
+def test_a_token_that_no_header_may_hold_is_one_line_without_it(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret\n")
+    with pytest.raises(PipelineError, match="header value") as error, plain_errors():
+        mlflow.get_experiment_by_name("stn-mnist")
+    assert "secret" not in str(error.value)
+
+
 def test_a_server_that_does_not_answer_is_one_line_without_its_credentials(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:p@ss:secret@127.0.0.1:9?token=secret")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
