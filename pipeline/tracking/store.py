@@ -147,6 +147,13 @@ def ensure_store() -> None:
 
 
 def _check_address(uri: str) -> None:
+    if _has_unencoded_credentials(uri):
+        raise PipelineError(
+            f"MLFLOW_TRACKING_URI: got {without_credentials(uri)} with a user or password in which "
+            "a character such as @ or / ends it too early; write @ as %40, / as %2F, ? as %3F and "
+            "# as %23, or, for a tracking server, leave them out and set MLFLOW_TRACKING_USERNAME "
+            "and MLFLOW_TRACKING_PASSWORD"
+        )
     try:
         scheme = urlsplit(uri).scheme
         if scheme.partition("+")[0] in DATABASE_ENGINES:
@@ -161,6 +168,21 @@ def _check_address(uri: str) -> None:
         f"MLFLOW_TRACKING_URI: got {without_credentials(uri)}, which {problem} a tracking server, "
         "or the absolute path of a SQLite file, such as sqlite:////home/me/mlflow.db"
     )
+
+
+def _has_unencoded_credentials(uri: str) -> bool:
+    """Whether an @ stands behind what a client takes for the user and the password.
+
+    The client would then take a part of the password for the host or the path, and errors show it.
+    """
+    scheme, _, rest = uri.partition("://")
+    if scheme.lower() in ("http", "https"):
+        return "@" in re.sub(r"^[^/?#]*", "", rest)  # they end with the host, before the path
+    if scheme.partition("+")[0] in DATABASE_ENGINES and not scheme.startswith("sqlite"):
+        # as SQLAlchemy reads them; the values of a query may hold an @
+        place, _, query = re.sub(r"^[^:/]*(:[^@]*)?@", "", rest).partition("?")
+        return "@" in place or "@" in query.partition("=")[0]
+    return False
 
 
 def _problem_of(path: Path) -> str | None:

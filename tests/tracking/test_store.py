@@ -151,6 +151,41 @@ def test_a_store_that_cannot_be_reached_by_its_address_is_one_line(store, monkey
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://me:12/secret@127.0.0.1:9",
+        "https://me:a?secret@127.0.0.1:9",
+        "http://me:a#secret@127.0.0.1:9",
+        "postgresql://me:p@secret@127.0.0.1:9/runs",
+        "postgresql://me:p@ss:secret@127.0.0.1/runs",
+        "postgresql+psycopg://me:p@s/secret@127.0.0.1/runs",
+        "postgresql+psycopg://me:p@s?secret@127.0.0.1/runs",
+    ],
+)
+def test_a_password_that_would_be_taken_for_the_host_is_refused(store, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(PipelineError, match="write @ as %40, / as %2F") as error:
+        ensure_store()
+    assert "secret" not in str(error.value)
+    assert uri.rpartition("@")[2] in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://me:p%40ss%2Fword@127.0.0.1:9/path",
+        "http://me:p@ss@127.0.0.1:9",  # which clients read as it is meant
+        "postgresql://me@host:p%40ss@127.0.0.1:9/runs",
+        "postgresql://me:pass/word?@127.0.0.1:9/runs",
+        "postgresql:///runs?host=/tmp/a@b&password=a@b",
+    ],
+)
+def test_an_address_whose_password_is_read_as_it_is_meant_is_allowed(store, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    ensure_store()
+
+
 def test_an_error_is_one_line_whatever_the_user_typed():
     assert str(PipelineError("got 'a\nb\u2028\x1b[2J\udc80 é×'")) == (
         r"got 'a\nb\u2028\x1b[2J\udc80 é×'"
