@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.study.executor import Interruption, Task, one_line, train_task
 from pipeline.tracking.patience import StoreAway
-from pipeline.tracking.store import environment_of_client, is_on_this_machine
+from pipeline.tracking.store import environment_of_client, is_on_this_machine, without_credentials
 
 RETRIES = 9  # of a training whose process or node dies, in all
 INSTALL = "make setup RAY=1, or pip install -r requirements-ray.lock"
@@ -180,9 +180,9 @@ def _connected(address: str, cpus: int | None) -> Any:
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         ray.shutdown()
         raise PipelineError(
-            f"ray_address: got {address!r}: {one_line(error)}; allowed: nothing, for a local "
-            "Ray; auto, on a machine of a running cluster; the address of its head, such as "
-            "10.0.0.1:6379"
+            f"ray_address: got {without_credentials(address)!r}: {one_line(error)}; allowed: "
+            "nothing, for a local Ray; auto, on a machine of a running cluster; the address of its "
+            "head, such as 10.0.0.1:6379"
         ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process at once
