@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import mlflow
 import requests
@@ -37,6 +37,8 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # They print a traceback, or a warning for each attempt, of the error that is reported in one line.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+_IN_MEMORY = ":memory:"  # what SQLite takes for no file
 
 
 @contextmanager
@@ -157,7 +159,10 @@ def _check_address(uri: str) -> None:
     try:
         scheme = urlsplit(uri).scheme
         if scheme.partition("+")[0] in DATABASE_ENGINES:
-            sqlalchemy.make_url(uri).get_dialect().import_dbapi()
+            url = sqlalchemy.make_url(uri)
+            url.get_dialect().import_dbapi()
+            if scheme.startswith("sqlite") and url.database in (None, "", _IN_MEMORY):
+                raise ValueError("it names no file, and what is kept in memory is lost at the end")
     except ValueError as error:
         problem = f"is no valid address ({first_line(error)}); use"
     except ImportError as error:
@@ -246,10 +251,13 @@ def is_on_this_machine() -> bool:
 
 
 def sqlite_file() -> Path | None:
-    """The file of the store, if it is a SQLite file; None for any other store."""
+    """The file of the store, if it is a SQLite file; None for any other store.
+
+    It is the file that SQLAlchemy opens for MLflow: without a query such as `?timeout=5`.
+    """
     uri = mlflow.get_tracking_uri()
-    prefix = "sqlite:///"
-    return Path(unquote(uri.removeprefix(prefix))) if uri.startswith(prefix) else None
+    database = sqlalchemy.make_url(uri).database if uri.startswith("sqlite:///") else None
+    return None if database in (None, "", _IN_MEMORY) else Path(database)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from pipeline.tracking.store import (
         ("sqlite:////some/where/mlflow.db", "/some/where"),
         ("sqlite:///mlflow.db", "."),
         ("sqlite:////some/a%2541b/mlflow.db", "/some/a%41b"),
+        ("sqlite:////some/a b%3Fc@d/mlflow.db?timeout=5", "/some/a b?c@d"),
         ("file:///some/where/mlruns", "/some/where"),
         ("file:/some/where/mlruns", "/some/where"),
         ("/some/where/mlruns", "/some/where"),
@@ -47,6 +48,24 @@ def test_artifacts_lie_beside_the_store_wherever_the_command_was_started(tmp_pat
         place = tmp_path / "a%41b" / "mlruns" / run.experiment_id / run.run_id
         assert (place / "artifacts/notes.txt").read_text() == "x"
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_store_with_a_query_in_its_address_is_the_file_that_mlflow_uses(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/q.db?timeout=5")
+    ensure_store()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["q.db", "q.db.lock"]
+    before = (tmp_path / "q.db").read_bytes()
+    with open_run("name", ""):
+        pass
+    assert (tmp_path / "q.db").read_bytes() != before
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///:memory:", "sqlite:///", "sqlite://", "sqlite:///?a=b"])
+def test_a_store_in_memory_is_refused(store, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(PipelineError, match=r"it names no file.* such as sqlite:////home/me"):
+        ensure_store()
+    assert [file.name for file in store.iterdir()] == ["mlflow.db"]
 
 
 @pytest.mark.parametrize(
