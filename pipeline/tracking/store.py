@@ -71,7 +71,7 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text that is not empty, without credentials; else its class.
 
     Of a full disk, the text says that and where, which the first line of a database's error does
-    not.
+    not. A line in which SQLAlchemy tells when the database failed is left out.
     """
     if is_full_disk(error):
         filename = getattr(error, "filename", None)
@@ -79,7 +79,8 @@ def first_line(error: BaseException) -> str:
             f"the disk is full: {filename or local_folder()} has no room; make some and try again"
         )
     lines = [line.strip() for line in without_credentials(str(error)).splitlines()]
-    return next(filter(None, lines), type(error).__name__)
+    told = (line for line in lines if line and not line.startswith("(raised as a result of Query-"))
+    return next(told, type(error).__name__)
 
 
 def without_credentials(text: str) -> str:
@@ -195,11 +196,17 @@ def _problem_of(path: Path) -> str | None:
     if path.exists():
         if not path.is_file():
             return "is no file"
-        return None if os.access(path, os.W_OK) else "is not writable"
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if folder.is_dir() and os.access(folder, os.W_OK):
-        return None
-    return f"cannot be created: {folder} is no folder that you may write to"
+        if not os.access(path, os.W_OK):
+            return "is not writable"
+        # SQLite keeps its journal beside the file, where a link leads, and this project its lock
+        folders, fault = [path.absolute().parent, path.resolve().parent], "cannot be changed"
+    else:
+        folders = [next(parent for parent in path.absolute().parents if parent.exists())]
+        fault = "cannot be created"
+    for folder in folders:
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            return f"{fault}: {folder} is no folder that you may write to"
+    return None
 
 
 def _has_content(path: Path) -> bool:

@@ -1,7 +1,11 @@
 """On real SQLite stores, and on addresses where no store answers."""
 
+import os
+import sqlite3
+
 import mlflow
 import pytest
+import sqlalchemy.exc
 
 from pipeline.errors import PipelineError
 from pipeline.tracking.links import ui_address
@@ -77,6 +81,34 @@ def test_an_unwritable_store_is_found_before_anything_is_written(store, monkeypa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}{path}")
     with pytest.raises(PipelineError, match=words):
         ensure_store()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_store_in_a_folder_that_may_not_be_written_is_refused(store, monkeypatch, linked):
+    uri = f"sqlite:///{store}/mlflow.db"
+    if linked:
+        (store / "links").mkdir()
+        (store / "links/here.db").symlink_to(store / "mlflow.db")
+        uri = f"sqlite:///{store}/links/here.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    ensure_store()
+    # for root, who may run the tests, every folder is writable
+    monkeypatch.setattr(os, "access", lambda path, mode: path != store)
+    with pytest.raises(PipelineError, match=f"changed: {store} is no folder that you may write"):
+        ensure_store()
+
+
+def test_an_error_of_a_flush_is_told_by_the_database(store):
+    problem = sqlite3.OperationalError("attempt to write a readonly database")
+    error = sqlalchemy.exc.OperationalError("INSERT", {}, problem)
+    error.add_detail(
+        "raised as a result of Query-invoked autoflush; consider using a session.no_autoflush "
+        "block if this flush is occurring prematurely"
+    )
+    for raised in (error, mlflow.MlflowException(str(error))):
+        with pytest.raises(PipelineError, match="write a readonly") as told, plain_errors():
+            raise raised
+        assert "autoflush" not in str(told.value)
 
 
 @pytest.mark.parametrize(
