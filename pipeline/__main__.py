@@ -23,6 +23,14 @@ def _open_closed_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
+def _have_home() -> None:
+    """Set HOME, which MLflow needs, for a user without a home, as Docker does."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
+
+
 def _find_environment() -> None:
     needed = ("click", "mlflow", "torch")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -39,6 +47,7 @@ def _find_environment() -> None:
 
 if __name__ == "__main__":
     _open_closed_streams()
+    _have_home()
     try:
         _find_environment()
         from pipeline.cli import main

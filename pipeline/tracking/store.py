@@ -49,6 +49,13 @@ def plain_errors() -> Iterator[None]:
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, requests.RequestException) as error:
         uri = without_credentials(mlflow.get_tracking_uri())
         raise PipelineError(f"MLflow ({uri}): {first_line(error)}") from error
+    except UnicodeError as error:
+        # its text may hold a password
+        raise PipelineError(
+            "a name of a file or folder, an address, MLFLOW_TRACKING_USERNAME or another value "
+            f"holds characters that cannot be encoded ({getattr(error, 'reason', 'unknown')}); "
+            "give the folder another name, or set the value to text in UTF-8"
+        ) from error
     except OSError as error:
         raise PipelineError(first_line(error)) from error
 
