@@ -23,8 +23,20 @@ from server.tracking import tracking_server
     type=click.Path(file_okay=False, resolve_path=True, path_type=Path),
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="IPv4 address to listen on")
-@click.option("--port", default=5000, show_default=True, help="port to listen on")
-@click.option("--workers", default=2, show_default=True, help="processes that answer requests")
+@click.option(
+    "--port",
+    default=5000,
+    show_default=True,
+    help="port to listen on",
+    type=click.IntRange(1, 65535),
+)
+@click.option(
+    "--workers",
+    default=2,
+    show_default=True,
+    help="processes that answer requests",
+    type=click.IntRange(min=1),
+)
 @click.option("--auth", is_flag=True, help="ask for a user name and a password")
 def main(folder: Path, host: str, port: int, workers: int, auth: bool) -> None:
     """Serve a tracking server on PostgreSQL until Ctrl-C or SIGTERM."""

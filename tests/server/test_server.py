@@ -9,11 +9,13 @@ import urllib.error
 import urllib.request
 
 import pytest
+from click.testing import CliRunner
 from selenium.webdriver.common.utils import free_port
 
 from pipeline.tracking.patience import patience
 from pipeline.tracking.recorded import artifact_text, training_runs
 from pipeline.tracking.runs import open_run
+from server.__main__ import main
 from server.postgres import postgres
 from tests.conftest import PROJECT
 from tests.server.running import RunningServer
@@ -30,6 +32,15 @@ def log_a_training() -> str:
         run.log_metrics({"train_loss": 0.5}, step=1)
         run.log_artifacts({"notes.txt": "digits"})
     return run.run_id
+
+
+@pytest.mark.parametrize("option", ["--port=70000", "--port=-1", "--port=0", "--workers=0"])
+def test_a_number_that_is_out_of_range_is_refused(tmp_path, option):
+    # the folder, in case that the server starts nevertheless, is a file
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(main, [option, "--folder", f"{tmp_path}/file/folder"])
+    assert done.exit_code == 2
+    assert "is not in the range" in done.output
 
 
 def test_a_database_is_a_store_by_its_own_address(server_folder, client):
