@@ -2,10 +2,13 @@
 
 The holder writes its name and a counter into a tag of a run, again and again. A holder whose
 counter stands still for `BEATS_MISSED` beats has died, and another process takes over. Nobody
-compares clocks, as those of two machines may differ.
+compares clocks, as those of two machines may differ. A tag that somebody has set by hand to
+anything else counts as a holder on an unknown machine: its process cannot be looked for, so only a
+tag that goes on changing is alive.
 """
 
 import os
+import re
 import socket
 import sys
 import threading
@@ -88,7 +91,7 @@ def is_abandoned(run_id: str) -> bool:
     value = _value(run_id)
     if not value or _has_died_here(value):
         return True
-    host = value.split()[0]
+    host, _ = _place(value)
     print(f"looking whether this study is still running on {host}", file=sys.stderr, flush=True)
     for _ in range(BEATS_MISSED):
         time.sleep(BEAT_SECONDS)
@@ -100,11 +103,11 @@ def is_abandoned(run_id: str) -> bool:
 
 def _has_died_here(value: str) -> bool:
     """Whether the holder was a process of this machine that has ended."""
-    host, process, *_ = value.split()
-    if host != socket.gethostname():
+    host, process = _place(value)
+    if host != socket.gethostname() or process is None:
         return False
     try:
-        os.kill(int(process), 0)
+        os.kill(process, 0)
     except ProcessLookupError:
         return True
     except PermissionError:  # of another user
@@ -113,11 +116,20 @@ def _has_died_here(value: str) -> bool:
 
 
 def _held(value: str) -> PipelineError:
-    host, process, *_ = value.split()
+    host, process = _place(value)
+    where = f"on {host}" if process is None else f"on {host} in the process {process}"
     return PipelineError(
-        f"this study is running already, on {host} in the process {process}; wait for it, or stop "
-        "it and start again to continue"
+        f"this study is running already, {where}; wait for it, or stop it and start again to "
+        "continue"
     )
+
+
+def _place(value: str) -> tuple[str, int | None]:
+    """The machine and the process of the holder, as far as the tag tells them."""
+    match value.split():
+        case [host, process, _, _] if re.fullmatch("[0-9]{1,9}", process):
+            return host, int(process)
+    return f"an unknown machine (its tag {Tag.LEASE} is {value!r})", None
 
 
 def _beat(run_id: str, holder: str, number: int) -> None:

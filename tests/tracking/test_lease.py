@@ -75,3 +75,22 @@ def test_of_two_that_write_at_the_same_moment_the_last_one_wins(run_id, monkeypa
     monkeypatch.setattr(module, "_beat", both)
     with pytest.raises(PipelineError, match="on another-machine in the process 7"), lease(run_id):
         pass
+
+
+@pytest.mark.parametrize(
+    "value", ["junk", " ", f"{HERE} x y 3", f"{HERE} 7", f"{HERE} ² y 3", f"{HERE} {10**30} y 3"]
+)
+def test_a_tag_that_was_set_to_anything_else_is_replaced_unless_it_changes(run_id, value):
+    held_by(run_id, value)
+    with lease(run_id):
+        assert mlflow.get_run(run_id).data.tags["stn.lease"].startswith(f"{HERE} {os.getpid()} ")
+
+
+def test_a_tag_of_an_unknown_form_that_goes_on_changing_is_alive(run_id, monkeypatch):
+    monkeypatch.setattr(module, "BEATS_MISSED", 1000)
+    held_by(run_id, "junk")
+    changed = threading.Timer(0.5, held_by, [run_id, "rubbish"])
+    changed.start()
+    with pytest.raises(PipelineError, match=r"on an unknown machine .*'junk'"), lease(run_id):
+        pass
+    changed.join()
