@@ -49,6 +49,11 @@ def plain_errors() -> Iterator[None]:
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, requests.RequestException) as error:
         uri = without_credentials(mlflow.get_tracking_uri())
         raise PipelineError(f"MLflow ({uri}): {first_line(error)}") from error
+    except ImportError as error:
+        raise PipelineError(
+            f"the store needs a package that is missing ({first_line(error)}); install it, or use "
+            "a store that keeps its files elsewhere"
+        ) from error
     except UnicodeError as error:
         # its text may hold a password
         raise PipelineError(

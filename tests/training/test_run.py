@@ -1,11 +1,14 @@
 """Trainings that end early, on a real store; whole ones are in tests/end_to_end/."""
 
+import sys
+
 import mlflow
 import pytest
 import torch
 
 from pipeline.errors import PipelineError
 from pipeline.params import RunParams
+from pipeline.tracking.store import plain_errors
 from pipeline.training import run
 from tests.conftest import PROJECT
 
@@ -23,6 +26,14 @@ def test_a_place_for_artifacts_that_cannot_be_written_is_noticed_before_the_trai
     mlflow.create_experiment("stn-mnist", artifact_location="/dev/null/artifacts")
     monkeypatch.setattr(run, "train", lambda *args, **settings: pytest.fail("it trains"))
     with pytest.raises(OSError, match="/dev/null/artifacts"):
+        run.run_training(PARAMS)
+    assert status_of_the_run() == "FAILED"
+
+
+def test_a_package_that_the_place_for_artifacts_needs_is_named(store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "boto3", None)  # as if it were not installed
+    mlflow.create_experiment("stn-mnist", artifact_location="s3://bucket/artifacts")
+    with pytest.raises(PipelineError, match=r"package that is missing .*boto3"), plain_errors():
         run.run_training(PARAMS)
     assert status_of_the_run() == "FAILED"
 
