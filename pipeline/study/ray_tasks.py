@@ -191,6 +191,8 @@ def _connected(address: str, cpus: int | None) -> Any:
 
 def _train_there(task: Task, folder: str, environment: dict[str, str]) -> str:
     """What a process of Ray does: `train_task` in the same folder and with the same store."""
+    # Ray's own handler raises SystemExit, which would be taken for the end of the training
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         os.chdir(folder)
     except OSError as error:

@@ -11,7 +11,7 @@ from itertools import groupby
 from pipeline.errors import PipelineError
 
 LONGEST_TAG = 8000  # characters
-MOST_SEEDS = 1_000_000  # in a range; studies have fewer, and others may have edited the tag
+MOST_SEEDS = 1_000_000  # in a tag; studies have fewer, and others may have edited the tag
 
 
 def looks_as_text(looks: list[set[int]]) -> str:
@@ -36,8 +36,11 @@ def looks_from_text(text: str) -> list[set[int]]:
         ValueError: if the tag holds anything else.
     """
     try:
-        return [set().union(*map(_seeds, entries)) for entries in json.loads(text)]
-    except (TypeError, RecursionError) as error:
+        looks = [[_seeds(entry) for entry in entries] for entries in json.loads(text)]
+        if sum(len(seeds) for look in looks for seeds in look) > MOST_SEEDS:
+            raise ValueError(text)
+        return [set().union(*look) for look in looks]
+    except (TypeError, RecursionError, OverflowError) as error:
         raise ValueError(text) from error
 
 
@@ -53,6 +56,4 @@ def _seeds(entry: object) -> range:
     if isinstance(entry, int):
         return range(entry, entry + 1)
     first, last = map(int, str(entry).split("-"))
-    if last - first >= MOST_SEEDS:
-        raise ValueError(entry)
     return range(first, last + 1)

@@ -1,5 +1,6 @@
 """The registered model: its versions, the aliases of the best, and models to predict with."""
 
+import json
 import math
 import os
 import zipfile
@@ -25,8 +26,10 @@ from pipeline.tracking.vocabulary import Tag, VersionTag
 if TYPE_CHECKING:  # most commands load no model, and need not import it
     from mlflow.pyfunc import PyFuncModel
 
-# Whoever may register a model could otherwise have those who load it run any code.
+# Whoever may register a model could otherwise have those who load it run any code; `_check_kind`
+# is the first barrier, and these are others.
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 REGISTERED_MODEL = "stn-mnist"
 _ALLOWED = (
@@ -154,7 +157,7 @@ def _reason_to_stay(candidate: Candidate, version: int) -> str | None:
     tags = mlflow.MlflowClient().get_model_version(REGISTERED_MODEL, str(version)).tags
     holder = _candidate(tags)
     if holder is None:
-        return "which was not registered by this pipeline"
+        return "whose accuracy and loss are not known"
     if holder.selection_set != candidate.selection_set:
         return f"selected on another set ({holder.selection_set} and not {candidate.selection_set})"
     if not candidate.beats(holder):
@@ -265,10 +268,7 @@ def _read(folder: Path, uri: str) -> "PyFuncModel":
     """
     try:
         _check_kind(folder)
-        for archive in folder.glob("**/*.pt2"):
-            damaged = zipfile.ZipFile(archive).testzip()  # torch itself compares no checksums
-            if damaged:
-                raise ValueError(f"the checksum of {damaged} is wrong")
+        _check_archive(folder / "data/model.pt2")
         return mlflow.pyfunc.load_model(str(folder))
     # zipfile and torch raise almost anything, and MLflow advises to unpickle the file
     except Exception as error:
@@ -284,10 +284,31 @@ def _check_kind(folder: Path) -> None:
     loading = model.flavors["python_function"]
     if loading["loader_module"] != "mlflow.pytorch" or loading.get("code"):
         raise ValueError("the model brings code of its own")
-    if not (folder / loading["data"] / "model.pt2").is_file():
+    # beside the archive, a file model.pth would have MLflow import what another file names
+    if loading["data"] != "data" or os.listdir(folder / "data") != ["model.pt2"]:
         raise ValueError("the model is no pt2 archive")
     if model.model_id is None:
         raise ValueError("the model was not logged by a run")
+
+
+def _check_archive(file: Path) -> None:
+    """Check that a `pt2` archive is whole, and that no tensor in it is a pickle.
+
+    MLflow looks for pickles, too, but not as torch finds them: torch tells no upper case from lower
+    case in a name, and follows a name into a deeper folder.
+    """
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()  # torch itself compares no checksums
+        if damaged:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+        names = archive.namelist()
+        if len({name.casefold() for name in names}) < len(names):
+            raise ValueError("two files of the archive have the same name")
+        for name in names:
+            if name.casefold().endswith("_config.json"):
+                tensors = json.loads(archive.read(name))["config"].values()
+                if any(tensor["use_pickle"] is not False for tensor in tensors):
+                    raise ValueError("the archive holds a pickle")
 
 
 def _aliases() -> list[str]:
@@ -302,7 +323,7 @@ def registered_version(run_id: str) -> tuple[int, Candidate] | None:
     """The version of the registered model that a run has registered, with its figures.
 
     Returns:
-        None if the run has registered no version, or somebody has deleted it.
+        None if the run has registered no version, or somebody has deleted it or its tags.
     """
     versions = mlflow.MlflowClient().search_model_versions(
         f"name = '{REGISTERED_MODEL}' and run_id = '{run_id}'"

@@ -49,16 +49,20 @@ def plain_errors() -> Iterator[None]:
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, requests.RequestException) as error:
         uri = without_credentials(mlflow.get_tracking_uri())
         raise PipelineError(f"MLflow ({uri}): {first_line(error)}") from error
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise PipelineError(
-            f"the store needs a package that is missing ({first_line(error)}); install it, or use "
-            "a store that keeps its files elsewhere"
+            f"a package is missing ({first_line(error)}); install it, or, if the store needs it, "
+            "use another store"
         ) from error
-    except UnicodeError as error:
+    except UnicodeDecodeError as error:
+        raise PipelineError(
+            f"a file or an answer that was read is no text in UTF-8 ({error.reason})"
+        ) from error
+    except UnicodeEncodeError as error:
         # its text may hold a password
         raise PipelineError(
             "a name of a file or folder, an address, MLFLOW_TRACKING_USERNAME or another value "
-            f"holds characters that cannot be encoded ({getattr(error, 'reason', 'unknown')}); "
+            f"holds characters that cannot be encoded ({error.reason}); "
             "give the folder another name, or set the value to text in UTF-8"
         ) from error
     except OSError as error:
@@ -165,9 +169,9 @@ def _check_address(uri: str) -> None:
     if _has_unencoded_credentials(uri):
         raise PipelineError(
             f"MLFLOW_TRACKING_URI: got {without_credentials(uri)} with a user or password in which "
-            "a character such as @ or / ends it too early; write @ as %40, / as %2F, ? as %3F and "
-            "# as %23, or, for a tracking server, leave them out and set MLFLOW_TRACKING_USERNAME "
-            "and MLFLOW_TRACKING_PASSWORD"
+            "a character such as @ or / ends it too early, or with an @ in its path; write @ as "
+            "%40, / as %2F, ? as %3F and # as %23, or, for a tracking server, leave user and "
+            "password out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     try:
         scheme = urlsplit(uri).scheme

@@ -94,6 +94,7 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
     torch.set_num_threads(params.threads or torch.get_num_threads())
     check_network(params)
     train_digits, test_digits = mnist.load_mnist(params.data_dir)
+    # what is told as a PipelineError outside leaves the checkpoint, see `single_training`
     with _plain_faults(params), ExitStack() as stack:
         training = run_of_study or stack.enter_context(_single_training(params))
         run = stack.enter_context(_open(params, device, training))

@@ -49,8 +49,8 @@ class SingleTraining:
 def single_training(params: RunParams, experiment: str) -> Iterator[SingleTraining]:
     """Find the interrupted training with the same parameters and code, or begin a new one.
 
-    The checkpoint is kept whatever ends the training, unless that is a fault of the training itself
-    (a PipelineError), such as infinite weights.
+    The checkpoint is kept whatever ends the training, except for a PipelineError in the `with`
+    block, such as that of infinite weights, which would come again.
 
     Other trainings of this folder and store that were interrupted are closed as KILLED. Their
     checkpoints are kept.

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from contextlib import suppress
 
 import mlflow
@@ -264,7 +265,7 @@ def test_a_champion_that_somebody_set_by_hand_stays(store):
     client.set_registered_model_alias("stn-mnist", "champion", "1")
     candidate = Candidate("test", 1, 0)
     news = promote(register(logged_model(), candidate), candidate, ["champion"])
-    assert "not registered by this pipeline" in str(news[0])
+    assert "whose accuracy and loss are not known" in str(news[0])
     assert aliases() == {"champion": 1}
 
 
@@ -280,7 +281,7 @@ def test_a_champion_whose_figures_are_not_known_stays(store, accuracy):
         client.set_model_version_tag("stn-mnist", str(version), "stn.accuracy", accuracy)
     better = Candidate("test", 1, 0)
     (news,) = promote(register(logged_model(), better), better, ["champion"])
-    assert "not registered by this pipeline" in str(news)
+    assert "whose accuracy and loss are not known" in str(news)
 
 
 def test_a_model_that_somebody_registered_again_keeps_the_figures_of_its_training(store):
@@ -319,6 +320,45 @@ def test_a_model_that_would_run_code_of_its_own_is_refused(store, monkeypatch):
     with pytest.raises(PipelineError, match="no training of this project has logged it"):
         load_model(f"models:/{info.model_id}")
     assert not (store / "heard").exists()
+
+
+def test_a_file_beside_the_archive_of_a_model_is_not_followed(store, monkeypatch):
+    """MLflow imports the module that such a file names, for which the store's folder will do."""
+    model_id, _ = log(FromPixels(10, 1))
+    (archive,) = store.glob("mlruns/**/model.pt2")
+    (store / "evil.py").write_text("open('heard', 'w')")
+    monkeypatch.syspath_prepend(store)
+    (archive.parent / "model.pth").touch()
+    (archive.parent / "pickle_module_info.txt").write_text("evil")
+    with pytest.raises(PipelineError, match="no training of this project has logged it"):
+        load_model(f"models:/{model_id}")
+    assert not (store / "heard").exists()
+
+
+@pytest.mark.parametrize(
+    ("use_pickle", "added", "reason"),
+    [
+        (True, "model/data/weights/x/data/weights/model_weights_config.json", "holds a pickle"),
+        (False, "model/DATA/weights/weight_0", "have the same name"),
+    ],
+)
+def test_an_archive_with_a_pickle_or_with_a_name_twice_is_refused(store, use_pickle, added, reason):
+    model_id, _ = log(torch.nn.Sequential(FromPixels(10, 1), torch.nn.Linear(10, 10)))
+    (file,) = store.glob("mlruns/**/model.pt2")
+    with zipfile.ZipFile(file) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    name = "model/data/weights/model_weights_config.json"
+    config = json.loads(content[name])
+    content[added] = content[name] if added.endswith("json") else b"another"
+    for tensor in config["config"].values():
+        tensor["use_pickle"] = use_pickle
+    content[name] = json.dumps(config).encode()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    with pytest.raises(PipelineError) as error:
+        load_model(f"models:/{model_id}")
+    assert reason in str(error.value.__cause__)
 
 
 class FromPixels(torch.nn.Module):

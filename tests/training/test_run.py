@@ -33,7 +33,7 @@ def test_a_place_for_artifacts_that_cannot_be_written_is_noticed_before_the_trai
 def test_a_package_that_the_place_for_artifacts_needs_is_named(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3", None)  # as if it were not installed
     mlflow.create_experiment("stn-mnist", artifact_location="s3://bucket/artifacts")
-    with pytest.raises(PipelineError, match=r"package that is missing .*boto3"), plain_errors():
+    with pytest.raises(PipelineError, match=r"a package is missing .*boto3"), plain_errors():
         run.run_training(PARAMS)
     assert status_of_the_run() == "FAILED"
 
