@@ -51,7 +51,7 @@ def test_rounds_are_added_up_over_commits(tmp_path):
     assert (second.commit, second.rounds) == ("b", 1)
     page = (tmp_path / "faults.md").read_text()
     assert "| train | SQLite | 3 | 0 | 3 ended well | a, b |" in page
-    assert "No promise was broken." in page
+    assert "No promise was broken in these rounds." in page
 
 
 def test_rounds_with_losses_are_tried_again_at_the_next_commit(tmp_path):
