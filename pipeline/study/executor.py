@@ -81,7 +81,7 @@ class StartExecutor(Protocol):
         """
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: Exception) -> str:
     """An unexpected error as the error of a task: its kind and text, without passwords."""
     from pipeline.tracking.store import without_credentials
 
@@ -107,8 +107,7 @@ def train_task(task: Task) -> str:
         return Interruption(error)
     except PipelineError as error:
         return str(error)
-    # as text, because not every exception can be pickled; a user's own layer may raise SystemExit
-    except (Exception, SystemExit) as error:
+    except Exception as error:  # as text, because not every exception can be pickled
         traceback.print_exc()  # an unexpected error
         return one_line(error)
     return ""

@@ -35,17 +35,11 @@ def test_what_only_ray_understands_is_refused_without_it(option):
     assert len(done.output.splitlines()) == 1
 
 
-def test_a_cluster_that_cannot_be_reached_is_one_line():
+@pytest.mark.parametrize(("before", "shown"), [("", ""), ("ray://me:secret@", "ray://")])
+def test_a_cluster_that_cannot_be_reached_is_one_line_without_a_password(before, shown):
     pytest.importorskip("ray")
-    address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(PipelineError, match=f"ray_address: got '{address}': Connection") as caught:
-        RayTasks([], workers=0, on_start=print, on_end=print, address=address)
+    place = f"127.0.0.1:{free_port()}"
+    with pytest.raises(PipelineError, match=f"ray_address: got '{shown}{place}': ") as caught:
+        RayTasks([], workers=0, on_start=print, on_end=print, address=before + place)
     assert "\n" not in str(caught.value)
-
-
-def test_a_password_in_the_address_of_a_cluster_is_not_shown():
-    pytest.importorskip("ray")
-    address = f"ray://me:secret@127.0.0.1:{free_port()}"
-    with pytest.raises(PipelineError, match=r"ray_address: got 'ray://127\.0\.0\.1:") as caught:
-        RayTasks([], workers=0, on_start=print, on_end=print, address=address)
     assert "secret" not in str(caught.value)
