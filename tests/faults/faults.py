@@ -52,7 +52,7 @@ def worker_killed(trial: Trial) -> list[str]:
     process = trial.start()
     while process.poll() is None and not worker_processes(process.pid):
         time.sleep(0.05)
-    trial.some_moment()
+    trial.some_moment(share=0.5)  # the rest is the start of the command, and its comparison
     workers = worker_processes(process.pid)
     if workers:
         os.kill(workers[0], signal.SIGKILL)

@@ -58,9 +58,9 @@ class Trial:
         command = [sys.executable, "-m", "pipeline", *words]
         return self.checkout.start(*command, **ONE_SCREEN, start_new_session=True)
 
-    def some_moment(self) -> None:
-        """Wait for a random part of the time that the undisturbed command takes."""
-        time.sleep(self.chance.uniform(0, self.seconds))
+    def some_moment(self, share: float = 1.0) -> None:
+        """Wait, at most for this share of the time that the undisturbed command takes."""
+        time.sleep(self.chance.uniform(0, share * self.seconds))
 
     def wait_for_an_epoch(self, process: subprocess.Popen) -> None:
         """Wait until the command has saved a checkpoint."""
