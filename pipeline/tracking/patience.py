@@ -21,7 +21,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
-import mlflow
 from requests.exceptions import (
     ChunkedEncodingError,
     ConnectionError,
@@ -33,7 +32,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from tqdm import tqdm
 
 from pipeline.errors import PipelineError
-from pipeline.tracking.store import first_line, store_address
+from pipeline.tracking.store import first_line, sqlite_file, store_address
 
 RETRY_SECONDS = 2.0
 _Arguments = ParamSpec("_Arguments")
@@ -164,12 +163,8 @@ def _tells_of_outage(error: BaseException | None) -> bool:
     if isinstance(error, (ConnectionError, Timeout, ChunkedEncodingError, RetryError)):
         return True
     if isinstance(error, (OperationalError, InterfaceError)):
-        return not _of_sqlite() or "is locked" in str(error.orig)
+        return sqlite_file() is None or "is locked" in str(error.orig)
     return False
-
-
-def _of_sqlite() -> bool:
-    return mlflow.get_tracking_uri().startswith("sqlite:")
 
 
 def _announce() -> None:

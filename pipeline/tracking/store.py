@@ -279,7 +279,8 @@ def sqlite_file() -> Path | None:
     It is the file that SQLAlchemy opens for MLflow: without a query such as `?timeout=5`.
     """
     uri = mlflow.get_tracking_uri()
-    database = sqlalchemy.make_url(uri).database if uri.startswith("sqlite:///") else None
+    of_sqlite = re.match(r"sqlite(\+\w+)?:///", uri)  # the address may name a driver, too
+    database = sqlalchemy.make_url(uri).database if of_sqlite else None
     return None if database in (None, "", _IN_MEMORY) else Path(database)
 
 

@@ -26,6 +26,7 @@ from pipeline.tracking.store import (
         ("sqlite:///mlflow.db", "."),
         ("sqlite:////some/a%2541b/mlflow.db", "/some/a%41b"),
         ("sqlite:////some/a b%3Fc@d/mlflow.db?timeout=5", "/some/a b?c@d"),
+        ("sqlite+pysqlite:////some/where/mlflow.db", "/some/where"),
         ("file:///some/where/mlruns", "/some/where"),
         ("file:/some/where/mlruns", "/some/where"),
         ("/some/where/mlruns", "/some/where"),
@@ -54,8 +55,9 @@ def test_artifacts_lie_beside_the_store_wherever_the_command_was_started(tmp_pat
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_a_store_with_a_query_in_its_address_is_the_file_that_mlflow_uses(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/q.db?timeout=5")
+@pytest.mark.parametrize("uri", ["sqlite:///{}/q.db?timeout=5", "sqlite+pysqlite:///{}/q.db"])
+def test_a_store_is_the_file_that_mlflow_uses(tmp_path, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(tmp_path))
     ensure_store()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["q.db", "q.db.lock"]
     before = (tmp_path / "q.db").read_bytes()
