@@ -2,15 +2,24 @@
 
 PYTHON ?= python3.11
 EXPERIMENT ?= stn-mnist
-CONV_LAYER ?= coordconv2d
 BIN := .venv/bin
 # an unreachable tracking server is reported within seconds instead of minutes
 export MLFLOW_HTTP_REQUEST_MAX_RETRIES ?= 3
 
 RUN := $(BIN)/mlflow run . --env-manager local --experiment-name $(EXPERIMENT)
 # any parameter of docs/parameters.md: make train architecture=stn-sl1 dataset=rotated
-GIVEN := $(addprefix -P ,$(filter $(addsuffix %,a b c d e f g h i j k l m n o p q r s t u v w x y z),\
-  $(MAKEOVERRIDES)))
+SMALL := $(filter $(addsuffix %,a b c d e f g h i j k l m n o p q r s t u v w x y z),$(MAKEOVERRIDES))
+# those that the help writes in capitals; each command refuses parameters that are not its own
+LARGE := $(filter-out $(SMALL),$(MAKEOVERRIDES))
+small = $(patsubst $(1)=%,$(2)=%,$(filter $(1)=%,$(LARGE)))
+WORDS := $(SMALL) $(call small,CONV_LAYER,conv_layer) $(call small,EPOCHS,epochs) \
+  $(call small,RUNS,runs) $(call small,PRESET,preset) $(call small,WORKERS,workers) \
+  $(call small,EXECUTOR,executor) $(call small,MODEL_URI,model_uri) $(call small,BY,by) \
+  $(call small,MARGIN,margin)
+GIVEN := $(addprefix -P ,$(WORDS))
+UNKNOWN := $(filter-out $(addsuffix =%,AUTH BY COMMAND CONV_LAYER EPOCHS EXECUTOR EXPERIMENT FAULT FOLDER \
+  HOST MARGIN MODEL_URI PORT PRESET PYTHON QUICK RAY ROUNDS RUNS STORE WORKERS),$(LARGE))
+$(if $(UNKNOWN),$(error unknown: $(UNKNOWN); write parameters in small letters, as in docs/parameters.md))
 
 .PHONY: help setup lock hooks store train study evaluate compare ui server lint test test-slow \
   coverage test-latest test-lowest browser postgres audit faults bench calibration
@@ -66,18 +75,16 @@ store: setup
 	@test -s mlflow.db || $(BIN)/python -m pipeline store
 
 train: store
-	$(RUN) $(if $(conv_layer)$(preset),,-P conv_layer=$(CONV_LAYER)) $(if $(EPOCHS),-P epochs=$(EPOCHS)) $(GIVEN)
+	$(RUN) $(if $(filter conv_layer=% preset=%,$(WORDS)),,-P conv_layer=coordconv2d) $(GIVEN)
 
 study: store
-	$(RUN) -e study $(if $(PRESET),-P preset=$(PRESET)) $(if $(RUNS),-P runs=$(RUNS)) \
-	  $(if $(EPOCHS),-P epochs=$(EPOCHS)) $(if $(WORKERS),-P workers=$(WORKERS)) \
-	  $(if $(EXECUTOR),-P executor=$(EXECUTOR)) $(GIVEN)
+	$(RUN) -e study $(GIVEN)
 
 evaluate: setup
-	$(RUN) -e evaluate $(if $(MODEL_URI),-P model_uri=$(MODEL_URI)) $(GIVEN)
+	$(RUN) -e evaluate $(GIVEN)
 
 compare: setup
-	$(RUN) -e compare $(if $(BY),-P by=$(BY)) $(if $(MARGIN),-P margin=$(MARGIN)) $(GIVEN)
+	$(RUN) -e compare $(GIVEN)
 
 ui: setup
 	$(BIN)/python -m pipeline ui --experiment $(EXPERIMENT)
