@@ -94,14 +94,15 @@ def tasks_of(
         runs: all runs of the study, or those of the present round.
         recorded: the study's runs in the store, oldest first.
         experiment: the name of the experiment that they are in.
-        folder: where the executor keeps checkpoints; None for the runs' artifacts. Those of runs
-            to be continued are moved there, if they are on this machine or in the artifacts.
+        folder: where the executor keeps checkpoints; None for the runs' artifacts. A checkpoint is
+            moved from the artifacts to the folder, or the other way round. A run whose checkpoint
+            is in a folder of another machine is trained anew.
     """
     tasks, finished_runs = [], []
+    # A run that was logged by hand may carry copies of the study's other tags.
+    own = [run for run in recorded if Tag.CHECKPOINTS in run.tags]
     for params in runs:
         name = study.name_of(params)
-        # A run that was logged by hand may carry copies of the study's other tags.
-        own = [run for run in recorded if Tag.CHECKPOINTS in run.tags]
         attempts = [run for run in own if run.study_run == name]
         finished = [run for run in attempts if run.is_finished]
         if finished:
@@ -114,18 +115,18 @@ def tasks_of(
         threads = params.threads or study.params.cpus_per_run
         settings = {"threads": threads, "experiment": experiment}
         task = Task(name, params.model_copy(update=settings), protocol_label(params))
-        if attempts and _can_continue(attempts[-1]):
+        if attempts and _can_continue(attempts[-1], folder):
             task.run_id = attempts[-1].run_id
             task.checkpoint_file = _move_checkpoint(attempts[-1], folder)
         tasks.append(task)
     continued = {task.run_id for task in tasks}
     for run in recorded:
-        if run.run_id not in continued:
-            close_run(run.run_id, "KILLED")  # leaves a run alone that has ended
+        if run.is_open and run.run_id not in continued:
+            close_run(run.run_id, "KILLED")
     return tasks, finished_runs
 
 
-def _can_continue(run: RecordedRun) -> bool:
+def _can_continue(run: RecordedRun, folder: Path | None) -> bool:
     """Whether a run was interrupted and lost at most the epoch in progress."""
     if run.status == "FAILED":
         return False
@@ -139,7 +140,8 @@ def _can_continue(run: RecordedRun) -> bool:
             "trained anew",
             file=sys.stderr,
         )
-    return file.exists() or not run.has_epochs
+    # the folder of a run of another machine may not exist here
+    return file.exists() or (not run.has_epochs and folder in (None, file.parent))
 
 
 def _checkpoint_file(run: RecordedRun) -> Path | None:

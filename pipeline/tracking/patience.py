@@ -132,6 +132,8 @@ def until_it_answers(what: str, call: Callable[[], _Result]) -> _Result:
     while True:
         try:
             result = call()
+        except StoreAway:  # of a call within this one, which has waited
+            raise
         except Exception as error:
             if not is_outage(error) or not _settings.seconds or _no_waiting.get():
                 raise

@@ -15,7 +15,7 @@ from pipeline.tracking.links import run_page
 from pipeline.tracking.looks import looks_from_text
 from pipeline.tracking.patience import waits_for_store
 from pipeline.tracking.store import without_credentials
-from pipeline.tracking.vocabulary import IN_ARTIFACTS, Metric, Tag
+from pipeline.tracking.vocabulary import IN_ARTIFACTS, OPEN, Metric, Tag
 
 RUNS_AT_ONCE = 1000  # that the store is asked for; a server sends some 5 KB of each
 
@@ -123,6 +123,11 @@ class RecordedRun:
         """
         folder = self.tags.get(Tag.CHECKPOINTS)
         return Path(folder) if folder and folder != IN_ARTIFACTS else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run has not ended, as far as the store knows."""
+        return self.status in OPEN
 
     @property
     def has_epochs(self) -> bool:

@@ -34,7 +34,7 @@ from pipeline.tracking.project_run import (
     source_tags,
 )
 from pipeline.tracking.store import errors_printed, first_line, one_process_at_a_time, sqlite_file
-from pipeline.tracking.vocabulary import Metric, Tag
+from pipeline.tracking.vocabulary import OPEN, Metric, Tag
 
 if TYPE_CHECKING:  # `compare`, `store` and `ui` need no torch, which takes seconds to import
     import torch
@@ -252,7 +252,6 @@ class TrackedRun:
             else:
                 mlflow.log_dict(content, name)
 
-    @waits_for_store("reading metrics")
     def logged_epochs(self) -> int:
         """The last epoch whose metrics are in the store; 0 before the first."""
         return max(metric_history(self.run_id, Metric.TRAIN_LOSS), default=0)
@@ -385,7 +384,7 @@ def close_run(run_id: str, status: str, error: str | None = None) -> None:
     client = mlflow.MlflowClient()
 
     def close() -> None:
-        if client.get_run(run_id).info.status in ("RUNNING", "SCHEDULED"):
+        if client.get_run(run_id).info.status in OPEN:
             client.set_terminated(run_id, status)
             if error:
                 client.set_tag(run_id, Tag.ERROR, error[:1000])

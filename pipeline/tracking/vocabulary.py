@@ -43,6 +43,7 @@ class Tag:
     DIRTY = "stn.dirty"  # `true` if the project had uncommitted changes, else `false`
 
 
+OPEN = ("RUNNING", "SCHEDULED")  # MLflow's statuses of a run that has not ended
 IN_ARTIFACTS = "artifacts"  # value of Tag.CHECKPOINTS: they are among the run's artifacts
 
 

@@ -101,6 +101,13 @@ def test_a_run_that_died_in_its_first_epoch_is_begun_again_and_not_doubled(paren
     assert plan()[0]["conv2d seed=0"] == run_id
 
 
+def test_a_run_that_died_in_its_first_epoch_on_another_machine_is_trained_anew(parent):
+    run_id = nested(parent, "conv2d seed=0")
+    (task, *_), _ = tasks_left(STUDY, folder="folder of this machine")
+    assert (task.name, task.run_id, task.checkpoint_file) == ("conv2d seed=0", None, None)
+    assert status(run_id) == "KILLED"
+
+
 def test_a_run_whose_checkpoint_is_lost_is_closed_and_trained_anew(parent):
     run_id = nested(parent, "conv2d seed=0", "RUNNING", 2)
     assert plan()[0]["conv2d seed=0"] is None

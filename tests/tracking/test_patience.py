@@ -3,6 +3,7 @@
 import http.client
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from selenium.webdriver.common.utils import free_port
+from sqlalchemy.exc import OperationalError
 
 from pipeline.tracking import lease as lease_module
 from pipeline.tracking import patience as patience_module
@@ -218,6 +220,20 @@ def test_after_the_patience_the_error_names_what_failed_first(server, capsys):
     assert "could not be closed: MLflow" in capsys.readouterr().err
     assert mlflow.active_run() is None
     server.start()
+
+
+def test_a_call_within_another_one_names_the_outage_once(store, monkeypatch):
+    monkeypatch.setattr(patience_module, "RETRY_SECONDS", 0.1)
+
+    def fail():
+        raise OperationalError("SELECT 1", {}, sqlite3.OperationalError("database is locked"))
+
+    with (
+        patience(0.005),
+        pytest.raises(StoreAway, match=r"while reading files: .*is locked") as away,
+    ):
+        until_it_answers("moving a checkpoint", lambda: until_it_answers("reading files", fail))
+    assert str(away.value).count("has been away") == 1
 
 
 def test_what_may_be_left_out_does_not_wait(server, capsys):
