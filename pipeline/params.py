@@ -5,6 +5,7 @@ line, the YAML presets under `params/`, the parameters that MLflow shows and the
 documentation follow from them. `presets.py` combines the command line, a preset and the defaults.
 """
 
+import difflib
 import math
 from collections.abc import Collection, Iterable
 from functools import cache
@@ -372,12 +373,22 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     faults = []
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            faults.append(unknown_parameter(name, model.model_fields))
+            continue
         message = fault["msg"].removeprefix("Value error, ")
         faults.append(
             f"{name}: got {shortened(repr(fault['input']))}: {message[0].lower()}{message[1:]}; "
             f"allowed: {allowed_values(name, model)}"
         )
     return "; ".join(faults)
+
+
+def unknown_parameter(name: str, known: Collection[str]) -> str:
+    """What an error says of a name that is none of the known ones, with the nearest of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
+    return f"unknown parameter {shortened(repr(name))}; {hint}"
 
 
 def shortened(text: str, length: int = 100) -> str:

@@ -8,7 +8,6 @@ The values in a preset are read as text, as on the command line. YAML's own type
 numbers otherwise than they are written, such as `1:30` as 90.
 """
 
-import difflib
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -18,7 +17,14 @@ import yaml
 
 from pipeline.errors import PipelineError
 from pipeline.models.conv_layers import pinned
-from pipeline.params import IN_PLACE_OF, RunParams, StudyParams, shortened, validated
+from pipeline.params import (
+    IN_PLACE_OF,
+    RunParams,
+    StudyParams,
+    shortened,
+    unknown_parameter,
+    validated,
+)
 
 # the parameters of a run of which a study takes one value, never a list
 _NO_LIST = {"preset", "experiment", "data_dir", "device", "threads", "store_patience"}
@@ -37,7 +43,7 @@ def resolve(given: dict[str, Any]) -> RunParams:
     """
     preset = _of_a_run(without_replaced(preset_of(given), given))
     for name, value in preset.items():
-        if _is_list(value):
+        if _is_list(name, value):
             values = values_of(name, value)
             listed = shortened(",".join(map(str, values)))
             raise PipelineError(
@@ -134,9 +140,7 @@ def read_preset(path: str) -> dict[str, Any]:
     known_keys = [n for n in (*RunParams.model_fields, *StudyParams.model_fields) if n != "preset"]
     for key in content:
         if key not in known_keys:
-            near = difflib.get_close_matches(str(key), known_keys, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "allowed: " + ", ".join(known_keys)
-            raise PipelineError(f"preset {path}: unknown parameter {key}; {hint}")
+            raise PipelineError(f"preset {path}: {unknown_parameter(key, known_keys)}")
     return content
 
 
@@ -198,13 +202,13 @@ def _text(node: yaml.Node) -> str | None:
     return text
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) or "," in str(value)
+def _is_list(name: str, value: Any) -> bool:
+    return name not in _NO_LIST and (isinstance(value, list) or "," in str(value))
 
 
 def _single_values(preset: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a run that are not lists of values."""
-    return {name: value for name, value in _of_a_run(preset).items() if not _is_list(value)}
+    return {name: value for name, value in _of_a_run(preset).items() if not _is_list(name, value)}
 
 
 def _of_a_run(preset: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def test_the_command_line_goes_before_the_preset_and_the_preset_before_the_defau
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        ({"epoch": "3"}, ["unknown parameter 'epoch'", "did you mean epochs"]),
         ({"conv_layer": "conv3d"}, ["conv_layer", "conv3d", "conv2d, coordconv2d"]),
         ({"epochs": "0"}, ["epochs", "'0'", ">= 1"]),
         ({"epochs": "-3"}, ["epochs", "'-3'", ">= 1"]),
@@ -54,8 +55,8 @@ def test_a_wrong_value_is_named_with_what_is_allowed(given, words):
     ("text", "words"),
     [
         ("epochs:", ["epochs: got None", "an integer >= 1"]),
-        ("epoch: 3", ["unknown parameter epoch", "did you mean epochs"]),
-        ("preset: other.yaml", ["unknown parameter preset"]),
+        ("epoch: 3", ["unknown parameter 'epoch'", "did you mean epochs"]),
+        ("preset: other.yaml", ["unknown parameter 'preset'"]),
         ("- epochs", ["parameter: value"]),
         ("epochs: [", ["not YAML"]),
         ("epochs: yes", ["epochs: got 'yes'", "an integer >= 1"]),
@@ -80,6 +81,12 @@ def test_a_wrong_preset_is_named_with_its_fault(preset, text, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_comma_makes_no_list_of_a_value_that_cannot_be_one(preset):
+    path = preset("data_dir: /data/a,b")
+    assert resolve({"preset": path}).data_dir == "/data/a,b"
+    assert {run.data_dir for run in resolve_study({"preset": path}).runs} == {"/data/a,b"}
 
 
 def test_the_label_of_a_protocol_tells_what_differs_from_its_preset(preset):

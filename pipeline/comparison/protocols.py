@@ -4,7 +4,6 @@ Runs are comparable if all their scientific parameters agree, except for the see
 parameters that the groups are compared by.
 """
 
-import difflib
 import json
 from collections import Counter
 from itertools import groupby
@@ -12,7 +11,7 @@ from typing import Any
 
 from pipeline.comparison.plausible import described, has_no_results, problem_of
 from pipeline.errors import PipelineError
-from pipeline.params import RunParams, choices, label_without, shortened
+from pipeline.params import RunParams, choices, label_without, shortened, unknown_parameter
 from pipeline.tracking.recorded import RecordedRun
 
 # the runs of one protocol, by the values that tell the groups apart and, last, the seed
@@ -31,9 +30,7 @@ def parse_by(by: str) -> tuple[str, ...]:
         if name == "seed":
             raise PipelineError("by: runs that differ in their seed only are one group")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "allowed: " + ", ".join(known)
-            raise PipelineError(f"by: unknown parameter {name!r}; {hint}")
+            raise PipelineError(f"by: {unknown_parameter(name, known)}")
     return names
 
 

@@ -242,10 +242,13 @@ def test_the_tests_of_many_best_runs_are_a_table(log_run):
             architecture=architecture,
             seed=wrong,
         )
-    lines = compare_runs(None, by="architecture").markdown.splitlines()
+    done = compare_runs(None, by="architecture")
+    lines = done.markdown.splitlines()
     assert "| cnn (seed 0) and stn-c2 (seed 3) | 3 | 0 | 0.25 |" in lines
     assert sum(" (seed " in line for line in lines) == 6
     assert any(line.startswith("McNemar's test is about these two models") for line in lines)
+    # no confusion matrix was logged, which the page would show beside them
+    assert "cnn (seed 0) and stn-c2 (seed 3)" in artifact(done, "comparison.html")
 
 
 def test_best_runs_are_not_tested_on_images_of_different_data_sets(log_run):
