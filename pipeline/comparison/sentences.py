@@ -16,13 +16,13 @@ def group_note(protocols: list[Protocol]) -> str:
     """What the columns of `group_table` mean, for the tables of these protocols."""
     note = (
         "Accuracy and macro F1 on the test set: mean (sample standard deviation). 95 % CI: "
-        "t interval of the mean accuracy, cut at 0 and 100. Best: the run with the highest "
-        "accuracy. Last epoch: test accuracy after the last epoch, which no selection touches."
+        "t interval of the mean accuracy, cut at 0 and 100. Best: the highest accuracy of "
+        "a run. Last epoch: test accuracy after the last epoch, which no selection touches."
     )
     if any(_has_poses(protocol) for protocol in protocols):
         note += (
-            " It is measured on one pose of each test image, the accuracy on all that the data "
-            "set has."
+            " The accuracy after the last epoch is measured on one pose of each test image, the "
+            "other accuracies on all that the data set has."
         )
     if any(has_pose_column(protocol) for protocol in protocols):
         note += (
