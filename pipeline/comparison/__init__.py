@@ -18,6 +18,6 @@
 - `page`: the artifacts of a report, with its figures and the page `comparison.html.j2`.
 - `command`: the comparison as a run of its own.
 
-The command line uses `command`; `study/` uses `sequential`, `report`, `looks`, `sentences`, `page`
-and `files`.
+The command line uses `command`; `study/` uses `sequential`, `report`, `looks`, `sentences` and
+`page`.
 """

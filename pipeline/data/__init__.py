@@ -10,5 +10,5 @@
 - `final_poses`: the pose of a digit after a transformer.
 
 `training/`, `evaluate.py` and `predict.py` may use any of them. `params.py` and `comparison/` use
-`datasets` only.
+`datasets` only, `study/` uses `mnist` only.
 """
