@@ -24,7 +24,7 @@ from pipeline.comparison.statistics import (
     equivalence_test,
     holm,
     improvement_interval,
-    probability_of_improvement,
+    mann_whitney_test,
     welch_test,
 )
 
@@ -220,13 +220,14 @@ def improvement_coverage(population: str) -> dict[tuple[float, int], float]:
         difference = margins * MARGIN
         if isinstance(sources[0], str):
             first, second = (real_deviations(source) for source in sources)
-            truth = float(probability_of_improvement(first, second + difference))
+            truth = float(mann_whitney_test(first, second + difference)[0])
         else:
             truth = float(stats.norm.cdf(difference / np.hypot(*sources)))
         first, second = (draw(source, rng, max(COUNTS)) for source in sources)
         for count in COUNTS:
             a, b = np.round(first[:, :count], 9), np.round(second[:, :count] + difference, 9)
-            found = np.rint(2 * count**2 * probability_of_improvement(a, b)).astype(int)
+            improvement, _ = mann_whitney_test(a, b)
+            found = np.rint(2 * count**2 * improvement).astype(int)
             possible = np.arange(2 * count**2 + 1) / (2 * count**2)
             bounds = np.array([improvement_interval(float(p), count, count) for p in possible])
             low, high = bounds[found].T

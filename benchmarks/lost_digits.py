@@ -32,6 +32,7 @@ from pipeline.data.distortions import distort
 from pipeline.data.fixed_sets import Posed, fixed_set
 from pipeline.data.mnist import Digits, load_mnist, split_validation
 from pipeline.models.build import build_model
+from pipeline.models.coordconv import CoordConv2d
 from pipeline.models.stn import SpatialTransformerNetwork
 from pipeline.training.metrics import pose_deviation
 
@@ -108,7 +109,7 @@ def split_coordinates(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def _scale_coordinates(layer: Any, scale: Tensor) -> None:
     """Multiply the coordinates that a CoordConv layer sees, at the one image size used here."""
-    original = layer.add_coords.coordinates_for
+    original = layer.coordinates_for
     kept: list[Tensor] = []
 
     def scaled(images: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ def _scale_coordinates(layer: Any, scale: Tensor) -> None:
             kept.append(original(images) * scale)
         return kept[0]
 
-    layer.add_coords.coordinates_for = scaled
+    layer.coordinates_for = scaled
 
 
 def features(model: SpatialTransformerNetwork, images: Tensor) -> Tensor:
@@ -198,7 +199,7 @@ def by_group(model: SpatialTransformerNetwork, gradients: list[Tensor]) -> dict[
     for number, layer in enumerate(layers_of(model)):
         for name, _ in layer.named_parameters():
             gradient = next(rest)
-            if hasattr(layer, "add_coords") and gradient.dim() == 4:
+            if isinstance(layer, CoordConv2d) and gradient.dim() == 4:
                 groups[f"{number} pixels"], groups[f"{number} coordinates"] = split_coordinates(
                     gradient
                 )

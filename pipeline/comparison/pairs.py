@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from scipy import stats
 
 from pipeline.comparison.planning import Spread, runs_for_equivalence, runs_to_detect
 from pipeline.comparison.statistics import (
@@ -22,7 +21,7 @@ from pipeline.comparison.statistics import (
     hedges_g,
     holm,
     improvement_interval,
-    probability_of_improvement,
+    mann_whitney_test,
     welch_test,
 )
 from pipeline.params import StudyParams
@@ -133,7 +132,7 @@ def compare_pair(
         ValueError: if a group is empty or a value is not finite.
     """
     a, b = checked_sample(first), checked_sample(second)
-    improvement = float(probability_of_improvement(a, b))
+    improvement, mann_whitney_p = map(float, mann_whitney_test(a, b))
     improvement_low, improvement_high = improvement_interval(improvement, len(a), len(b))
     pair = Pair(
         first=names[0],
@@ -146,7 +145,7 @@ def compare_pair(
         improvement=improvement,
         improvement_low=improvement_low,
         improvement_high=improvement_high,
-        mann_whitney_p=float(stats.mannwhitneyu(a, b, alternative="two-sided").pvalue),
+        mann_whitney_p=mann_whitney_p,
     )
     deviation_a, deviation_b = deviation_of(a), deviation_of(b)
     if deviation_a is None or deviation_b is None or deviation_a == deviation_b == 0:

@@ -131,21 +131,22 @@ def equivalence_test(
     return np.maximum(above, below)
 
 
-def probability_of_improvement(
-    first: np.ndarray, second: np.ndarray, axis: int = -1
-) -> np.ndarray | np.float64:
-    """P(second > first), with ties counted half: Mann-Whitney's U divided by the number of pairs.
+def mann_whitney_test(first: np.ndarray, second: np.ndarray) -> tuple[Any, Any]:
+    """The probability of improvement and the Mann-Whitney test, along the last axis.
 
     Args:
-        first, second: N and M runs along `axis`, in percent.
+        first, second: `(..., N)` and `(..., M)`, in percent.
 
-    >>> float(probability_of_improvement(np.array([1, 2]), np.array([2, 3])))
+    Returns:
+        P(second > first), with ties counted half, which is Mann-Whitney's U divided by the number
+        of pairs; and the two-sided p value. Both are `(...)`.
+
+    >>> improvement, _ = mann_whitney_test(np.array([1, 2]), np.array([2, 3]))
+    >>> float(improvement)
     0.875
     """
-    n, m = first.shape[axis], second.shape[axis]
-    ranks = stats.rankdata(np.concatenate([first, second], axis=axis), axis=axis)
-    of_second = np.take(ranks, range(n, n + m), axis=axis).sum(axis=axis)
-    return (of_second - m * (m + 1) / 2) / (n * m)
+    test = stats.mannwhitneyu(second, first, alternative="two-sided", axis=-1)
+    return test.statistic / (first.shape[-1] * second.shape[-1]), test.pvalue
 
 
 def improvement_interval(

@@ -22,7 +22,7 @@ from pipeline.models.layer_sizes import (
     side_after,
     side_before,
 )
-from pipeline.models.layers import convolution, halve, identity_linear
+from pipeline.models.layers import convolution, identity_linear
 from pipeline.models.placements import ARCHITECTURES, Placement
 from pipeline.models.stn import SpatialTransformer, SpatialTransformerNetwork
 from pipeline.models.transforms import TRANSFORMS
@@ -233,7 +233,7 @@ def _localization(
     channels = sizes.classifier[first_layer - 1].filters if first_layer else 1
     modules: list[nn.Module] = []
     if config.halve_input:
-        modules.append(halve())
+        modules.append(nn.AvgPool2d(2))  # which is bilinear downsampling by 2
         side //= 2
     convolutions = _own_convolutions(sizes, placement)
     output_side = side_after(side, convolutions)

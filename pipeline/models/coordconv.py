@@ -34,25 +34,47 @@ def coordinate_channels(
     return torch.stack([row, column, radius]).unsqueeze(0)
 
 
-class AddCoords(nn.Module):
-    """`(N, C, H, W)` to `(N, C + 3, H, W)`: append the channels of `coordinate_channels`.
+class CoordConv2d(nn.Module):
+    """`nn.Conv2d` on an image and its three coordinate channels, those of `coordinate_channels`.
 
-    The channels are a buffer that is not saved. They are computed again when the input's size,
+    The coordinates are the same for every image, so their contribution is computed once and added
+    to all images: conv([x, c]) = conv(x, W_x) + conv(c, W_c). The latter is the product of W_c with
+    the patches of c, which are kept as long as c is.
+
+    The coordinates are a buffer that is not saved. They are computed again when the input's size,
     device or dtype changes.
 
     Args:
+        in_channels: of the image, without the coordinates.
+        out_channels, kernel_size, bias: as for `nn.Conv2d`.
         radius_center: see `coordinate_channels`.
         side: in pixels, of the whole image, which the coordinates span, where the input may be its
             upper left part only. With None, the coordinates span the input.
     """
 
+    pools = False
     coordinates: Tensor
 
-    def __init__(self, radius_center: float, side: int | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        radius_center: float,
+        bias: bool = True,
+        side: int | None = None,
+    ) -> None:
         super().__init__()
-        self.radius_center = radius_center
-        self.side = side
+        self.kernel_size, self.radius_center, self.side = kernel_size, radius_center, side
+        self.conv = nn.Conv2d(in_channels + 3, out_channels, kernel_size, bias=bias)
         self.register_buffer("coordinates", torch.empty(1, 3, 0, 0), persistent=False)
+        # No buffer: it would be in every archive, where the coordinates are enough.
+        self.patches: tuple[Tensor, Tensor] | None = None  # and the coordinates they are of
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self._patches_for(images)
+        return convolve(images, self.conv.weight, self.conv.bias, constant=patches, pool=self.pools)
 
     def coordinates_for(self, images: Tensor) -> Tensor:
         """`(1, 3, H, W)` for images `(N, C, H, W)`, on their device and in their dtype."""
@@ -75,50 +97,9 @@ class AddCoords(nn.Module):
                 self.coordinates = of_whole[:, :, :height, :width].contiguous()
         return self.coordinates
 
-    def forward(self, images: Tensor) -> Tensor:
-        coordinates = self.coordinates_for(images).expand(images.shape[0], -1, -1, -1)
-        return torch.cat([images, coordinates], dim=1)
-
-
-class CoordConv2d(nn.Module):
-    """`nn.Conv2d` on an image and its three coordinate channels, `conv(AddCoords(images))`.
-
-    The coordinates are the same for every image, so their contribution is computed once and added
-    to all images: conv([x, c]) = conv(x, W_x) + conv(c, W_c). The latter is the product of W_c with
-    the patches of c, which are kept as long as c is.
-
-    Args:
-        in_channels: of the image, without the coordinates.
-        out_channels, kernel_size, bias: as for `nn.Conv2d`.
-        radius_center, side: see `AddCoords`.
-    """
-
-    pools = False
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        radius_center: float,
-        bias: bool = True,
-        side: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.add_coords = AddCoords(radius_center, side)
-        self.conv = nn.Conv2d(in_channels + 3, out_channels, kernel_size, bias=bias)
-        # No buffer: it would be in every archive, where the coordinates are enough.
-        self.patches: tuple[Tensor, Tensor] | None = None  # and the coordinates they are of
-
-    def forward(self, images: Tensor) -> Tensor:
-        patches = self._patches_for(images)
-        return convolve(images, self.conv.weight, self.conv.bias, constant=patches, pool=self.pools)
-
     def _patches_for(self, images: Tensor) -> Tensor:
-        """The patches of the coordinates, `(H' · W', 3 k²)`, as of `layers.convolve`."""
-        coordinates = self.add_coords.coordinates_for(images)
+        """The patches of the coordinates, `(H' · W', 3 k²)`, as of `convolve.convolve`."""
+        coordinates = self.coordinates_for(images)
         if torch.compiler.is_exporting():
             return self._patches_of(coordinates)
         if self.patches is None or self.patches[1] is not coordinates:

@@ -63,11 +63,6 @@ def convolution(
     return [convolution, nn.MaxPool2d(2)] if pool and not together else [convolution]
 
 
-def halve() -> nn.Module:
-    """The mean of each 2×2 block, which is bilinear downsampling by 2."""
-    return nn.AvgPool2d(2)
-
-
 def identity_linear(in_features: int, identity: tuple[float, ...]) -> nn.Linear:
     """The last layer of a localization network: at first, weight 0 and the identity as its bias."""
     layer = nn.Linear(in_features, len(identity))

@@ -267,12 +267,6 @@ def parent_of_study(experiment: str, study: str) -> RecordedRun | None:
     return None
 
 
-def artifact_text(run_id: str, name: str) -> str | None:
-    """The text of a run's artifact; None if there is no artifact of that name."""
-    content = artifact_bytes(run_id, name)
-    return None if content is None else content.decode()
-
-
 @waits_for_store("reading files")
 def artifact_bytes(run_id: str, name: str) -> bytes | None:
     """The content of a run's artifact; None if there is no artifact of that name."""

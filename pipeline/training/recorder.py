@@ -27,7 +27,7 @@ class EpochRecorder:
         collapse_reason: given the training accuracies of the epochs so far, why the training counts
             as collapsed, or an empty text; see `collapse.collapse_reason`.
         bar: the progress bar of the terminal, which counts epochs.
-        checkpoint_file: where a checkpoint is saved after each epoch; None saves none.
+        checkpoint_file: where a checkpoint is saved after each epoch.
         quiet: print nothing. A study reads the metrics and tags from the store, and prints what
             matters.
         share_checkpoint: called with that file whenever it has been saved.
@@ -48,7 +48,7 @@ class EpochRecorder:
         poses: Tensor,
         collapse_reason: Callable[[list[float]], str],
         bar: tqdm,
-        checkpoint_file: Path | None = None,
+        checkpoint_file: Path,
         quiet: bool = False,
         share_checkpoint: Callable[[Path], None] | None = None,
         resume_from: Checkpoint | None = None,
@@ -77,12 +77,11 @@ class EpochRecorder:
         before = self.collapsed
         if not reason or not before:
             self.collapsed = f"epoch {state.epoch}: {reason}" if reason else ""
-        if self._checkpoint_file is not None:
-            # before anything is logged: `_log_what_is_missing` repairs an interruption in between
-            checkpoint = Checkpoint(state, self.frames, self.collapsed)
-            save_checkpoint(self._checkpoint_file, checkpoint)
-            if self._share_checkpoint is not None:
-                self._share_checkpoint(self._checkpoint_file)
+        # before anything is logged: `_log_what_is_missing` repairs an interruption in between
+        checkpoint = Checkpoint(state, self.frames, self.collapsed)
+        save_checkpoint(self._checkpoint_file, checkpoint)
+        if self._share_checkpoint is not None:
+            self._share_checkpoint(self._checkpoint_file)
         if self.collapsed != before:
             self._tag_collapse()
         self._run.log_metrics(state.history[-1], step=state.epoch)

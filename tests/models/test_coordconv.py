@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from pipeline.models.coordconv import (
-    AddCoords,
     CoordConv2d,
     PooledCoordConv2d,
     coordinate_channels,
@@ -26,12 +25,13 @@ def test_the_predecessors_radius_is_measured_from_a_half():
 
 
 def test_coordinates_follow_size_and_dtype_and_are_no_state():
-    layer = AddCoords(0.0)
-    assert layer(torch.zeros(2, 4, 6, 8)).shape == (2, 7, 6, 8)
-    assert layer(torch.zeros(2, 1, 3, 3, dtype=torch.float64)).dtype == torch.float64
-    assert not layer.state_dict()
-    assert not list(layer.parameters())
-    assert "coordinates" in dict(layer.named_buffers())
+    layer = CoordConv2d(4, 2, 3, radius_center=0.0)
+    assert layer.coordinates_for(torch.zeros(2, 4, 6, 8)).shape == (1, 3, 6, 8)
+    images = torch.zeros(2, 4, 3, 3, dtype=torch.float64)
+    assert layer.coordinates_for(images).dtype == torch.float64
+    assert layer.state_dict().keys() == {"conv.weight", "conv.bias"}
+    assert dict(layer.named_parameters()).keys() == {"conv.weight", "conv.bias"}
+    assert dict(layer.named_buffers()).keys() == {"coordinates"}
 
 
 def test_a_network_that_was_evaluated_first_can_still_be_trained():

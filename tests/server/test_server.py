@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from selenium.webdriver.common.utils import free_port
 
 from pipeline.tracking.patience import patience
-from pipeline.tracking.recorded import artifact_text, training_runs
+from pipeline.tracking.recorded import artifact_bytes, training_runs
 from pipeline.tracking.runs import open_run
 from server.__main__ import main
 from server.postgres import postgres
@@ -49,7 +49,7 @@ def test_a_database_is_a_store_by_its_own_address(server_folder, client):
         run_id = log_a_training()
         (run,) = training_runs("stn-mnist")
         assert (run.run_id, run.is_finished) == (run_id, True)
-        assert artifact_text(run_id, "notes.txt") == "digits"
+        assert artifact_bytes(run_id, "notes.txt") == b"digits"
     # PostgreSQL has stopped, and what was in it is still there
     assert not (server_folder / "postgres/postmaster.pid").exists()
     with postgres(server_folder / "postgres", ["mlflow"]) as (address,):
@@ -107,7 +107,7 @@ def test_a_server_keeps_runs_and_artifacts_when_it_is_killed_and_starts_again_wi
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
         assert [run.run_id for run in training_runs("stn-mnist")] == [run_id]
-        assert artifact_text(run_id, "notes.txt") == "digits"
+        assert artifact_bytes(run_id, "notes.txt") == b"digits"
         assert password not in server.log.read_text()
     finally:
         assert server.stop() == 0

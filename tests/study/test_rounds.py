@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.study import conclusion, study
 from pipeline.study.plan import resolve_study
 from pipeline.study.study import run_study
-from pipeline.tracking.recorded import artifact_text, parent_of_study, training_runs
+from pipeline.tracking.recorded import artifact_bytes, parent_of_study, training_runs
 from tests.study.instant import Instant
 
 PLAN = {"until": "decided", "runs": "6", "epochs": "1"}  # looks at 3, 4, 5 and 6 runs
@@ -50,7 +50,7 @@ def parent_of(plan):
 
 def pairs_of(plan):
     """The decisions that the comparison of a study has stored."""
-    text = artifact_text(parent_of(plan).run_id, "comparison.json")
+    text = artifact_bytes(parent_of(plan).run_id, "comparison.json")
     protocols = json.loads(text)["protocols"]
     return [pair["decision"] for protocol in protocols for pair in protocol["pairs"]]
 
@@ -70,7 +70,7 @@ def test_a_study_whose_runs_all_fail_says_why_and_compares_nothing():
     runs = training_runs("stn-mnist")
     assert {run.status for run in runs} == {"FAILED"}
     parent = parent_of_study("stn-mnist", runs[0].study)
-    assert artifact_text(parent.run_id, "comparison.md") is None
+    assert artifact_bytes(parent.run_id, "comparison.md") is None
 
 
 def test_a_study_stops_at_the_look_at_which_the_layers_differ(capsys):

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.tracking.recorded import (
-    artifact_text,
+    artifact_bytes,
     recorded_run,
     runs_with_tag,
     training_runs,
@@ -217,8 +217,8 @@ def test_what_a_run_logged_is_read_back(store):
     assert not recorded.has_results
     assert (recorded.protocol_label, recorded.study) == ("x", "")
     assert recorded_run(run.run_id) == recorded
-    assert artifact_text(run.run_id, "notes.txt") == "ä\n"
-    assert artifact_text(run.run_id, "nothing.txt") is None
+    assert artifact_bytes(run.run_id, "notes.txt") == "ä\n".encode()
+    assert artifact_bytes(run.run_id, "nothing.txt") is None
 
 
 def logged_model():

@@ -45,8 +45,9 @@ def recorder(run, reasons, **settings):
     )
 
 
-def test_a_collapse_is_told_once_and_tagged_until_the_training_recovers(run, capsys):
-    record = recorder(run, ["", "no gradient", "at chance", ""])
+def test_a_collapse_is_told_once_and_tagged_until_the_training_recovers(run, capsys, tmp_path):
+    reasons = ["", "no gradient", "at chance", ""]
+    record = recorder(run, reasons, checkpoint_file=tmp_path / "run.pt")
     told, tags = [], []
     for epoch in range(1, 5):
         record.record(state_after(epoch))
