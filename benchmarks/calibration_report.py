@@ -8,7 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
-from pipeline.machine import cpu, machine_tags, ran_on
+from benchmarks.commit import commit
+from pipeline.comparison.files import markdown_table
+from pipeline.comparison.tables import Table
+from pipeline.machine import cpu
 
 OURS = "**at most 20**"  # the rules that the text is about
 UNCORRECTED = "at most 20, each look at 5 %"
@@ -86,7 +89,7 @@ def report(
         cores=os.cpu_count(),
         numpy=np.__version__,
         scipy=scipy.__version__,
-        commit=ran_on(machine_tags("cpu")).get("commits", "unknown"),
+        commit=commit(),
         date=started.date(),
         studies=studies,
         margin=margin,
@@ -137,7 +140,7 @@ def _findings(two: dict[str, dict[float, dict[str, Outcome]]]) -> list[str]:
     plain = worst.strip("*")
     return [
         *lines,
-        _table(header, rows),
+        markdown_table(Table(header, rows)),
         f"Looking repeatedly at 5 % gives a wrong verdict in up to "
         f"{_percent(_worst(two, UNCORRECTED))} % of the studies. Of all other rules, *{plain}* has "
         f"the largest share, {100 * corrected[worst]:.2f} %; the largest of the design with at "
@@ -180,7 +183,7 @@ def _rules_table(outcomes: dict[float, dict[str, Outcome]]) -> str:
         ]
         for rule in next(iter(outcomes.values()))
     ]
-    return _table(header, rows)
+    return markdown_table(Table(header, rows))
 
 
 def _three_layers(three: dict[tuple[float, ...], dict[str, tuple[float, float, float]]]) -> str:
@@ -196,7 +199,7 @@ def _three_layers(three: dict[tuple[float, ...], dict[str, tuple[float, float, f
         "probability that any is wrongly called equivalent. Where both errors are possible in one "
         "study, because two means are equal and others are the margin apart, the probability of "
         "either error is larger than 5 %: the 5 % hold for each of the two questions.\n\n"
-        + _table(header, rows)
+        + markdown_table(Table(header, rows))
     )
 
 
@@ -214,7 +217,7 @@ def _intervals(two: dict[str, dict[float, dict[str, Outcome]]]) -> str:
     ]
     return (
         "How many of the 95 % intervals at the look of the verdict hold the true difference, with "
-        "the design of at most 20 runs.\n\n" + _table(header, rows)
+        "the design of at most 20 runs.\n\n" + markdown_table(Table(header, rows))
     )
 
 
@@ -233,10 +236,5 @@ def _improvement(improvement: dict[str, dict[tuple[float, int], float]]) -> str:
     return (
         "How many of the 95 % intervals hold the true probability, by runs of each layer. The "
         "interval is Wilson's, with the number of runs of the smaller group; below three runs "
-        "none is given.\n\n" + _table(header, rows)
+        "none is given.\n\n" + markdown_table(Table(header, rows))
     )
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

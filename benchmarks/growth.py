@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
+from benchmarks.commit import commit
 from pipeline.data.mnist import Digits, load_mnist
-from pipeline.machine import cpu, machine_tags, ran_on
+from pipeline.machine import cpu
 from pipeline.models.build import build_model
 from pipeline.params import RunParams
 from pipeline.training.loop import train_epoch
@@ -99,11 +100,10 @@ def main() -> None:
     picture(report).savefig("results/growth.png", dpi=110)
 
     batch, size, count = report.values()
-    commit = ran_on(machine_tags("cpu")).get("commits", "unknown")
     text = f"""# How the cost of an epoch grows
 
-`python -m benchmarks.growth` at commit {commit}: training steps only, one thread, `coordconv2d`, \
-{cpu()}, torch {torch.__version__}; medians of three interleaved repetitions.
+`python -m benchmarks.growth` at commit {commit()}: training steps only, one thread, \
+`coordconv2d`, {cpu()}, torch {torch.__version__}; medians of three interleaved repetitions.
 
 ![Seconds over batch size, image size and number of images](growth.png)
 

@@ -39,6 +39,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import reference
+from benchmarks.commit import commit
 from benchmarks.throughput_report import (
     COLUMNS,
     GFLOP_PER_EPOCH,
@@ -49,7 +50,6 @@ from benchmarks.throughput_report import (
     kind_of_machine,
 )
 from pipeline.data.mnist import Digits, load_mnist, verify_files
-from pipeline.machine import machine_tags, ran_on
 from pipeline.models import convolve, coordconv
 from pipeline.models.pooled_product import constant_contribution
 from pipeline.params import RunParams
@@ -364,7 +364,7 @@ def report_of(samples: Samples, quick: bool, repetitions: int) -> dict:
     report: dict = {
         "kind": kind_of_machine(CORES),
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "commit": ran_on(machine_tags("cpu")).get("commits", "unknown"),
+        "commit": commit(),
         "date": datetime.date.today().isoformat(),
         "protocol": f"a {'tenth' if quick else 'quarter'} of an epoch and of its "
         f"test pass, median of {repetitions} interleaved repetitions",

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from pipeline.comparison.files import as_markdown
 from pipeline.comparison.formats import margin_text
 from pipeline.comparison.looks import design_of
 from pipeline.comparison.page import comparison_files
@@ -59,7 +58,7 @@ def compare_runs(
     report = comparison_of(runs, title, by=by, margin=margin, missing=missing, design=design)
     params = {"by": by, "margin": report.margin} | ({"study": study} if study else {})
     files = comparison_files(report)
-    markdown = as_markdown(report)
+    markdown = str(files[Artifact.COMPARISON])
     with open_run(
         name="compare",
         description=f"Training runs of *{title}*, {report.noun} against {report.noun}; "

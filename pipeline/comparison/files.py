@@ -32,10 +32,10 @@ def as_markdown(report: Report) -> str:
     blocks = []
     for protocol in report.protocols:
         blocks += [f"**{protocol.label}**, {protocol.caption}"]
-        blocks += [_markdown_table(group_table(report, protocol))]
+        blocks += [markdown_table(group_table(report, protocol))]
         blocks += collapse_sentences(protocol)
         if any_tested(protocol):
-            blocks += [_markdown_table(pair_table(report, protocol)), pair_note(report, protocol)]
+            blocks += [markdown_table(pair_table(report, protocol)), pair_note(report, protocol)]
             blocks += design_sentences(report, protocol)
         sentences = verdicts(report, protocol)
         if len(sentences) > PAIR_COLUMNS:
@@ -43,7 +43,7 @@ def as_markdown(report: Report) -> str:
         else:
             blocks += [f"**Verdict: {sentence}.**" for sentence in sentences]
         champions = champion_table(protocol)
-        blocks += [_markdown_table(champions)] if champions else []
+        blocks += [markdown_table(champions)] if champions else []
         blocks += champion_sentences(report, protocol)
         blocks += machine_sentences(report, protocol)
     blocks += [group_note(report.protocols)]
@@ -86,6 +86,7 @@ def as_json(report: Report) -> dict[str, Any]:
     return content
 
 
-def _markdown_table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """A table as Markdown."""
     rows = [table.header, ["---"] * len(table.header), *table.rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,19 +1,17 @@
 """What a training may have logged: others may have logged anything into the same experiment."""
 
 from pipeline.params import MOST_EPOCHS, shortened
-from pipeline.tracking.recorded import RecordedRun
+from pipeline.tracking.recorded import RESULTS, RecordedRun
 from pipeline.tracking.vocabulary import Metric
 
 LARGEST = 1e30  # of a loss or a deviation; a database has its largest number in place of infinity
 
 # the lowest and the highest value of the metrics that a comparison reads
-_RESULTS = {
+_BOUNDS = {
     Metric.BEST_TEST_ACCURACY: (0, 1),
     Metric.BEST_TEST_F1: (0, 1),
     Metric.BEST_TEST_LOSS: (0, LARGEST),
     Metric.BEST_EPOCH: (1, MOST_EPOCHS),
-}
-_FURTHER = {
     Metric.TEST_ACCURACY: (0, 1),
     Metric.POSE_DEVIATION: (0, LARGEST),
 }
@@ -21,9 +19,9 @@ _FURTHER = {
 
 def problem_of(run: RecordedRun) -> str:
     """Why the results of a run cannot be those of a training; empty if they can."""
-    for name, (low, high) in {**_RESULTS, **_FURTHER}.items():
+    for name, (low, high) in _BOUNDS.items():
         value = run.metrics.get(name)
-        if value is None and name in _RESULTS:
+        if value is None and name in RESULTS:
             return f"it has no metric {name}"
         if value is not None and not low <= value <= high:  # NaN is not, either
             return f"its metric {name} is {value:g}"
@@ -34,7 +32,7 @@ def problem_of(run: RecordedRun) -> str:
 
 def has_no_results(run: RecordedRun) -> bool:
     """Whether a run has logged none of the results of a training."""
-    return not _RESULTS.keys() & run.metrics.keys()
+    return not RESULTS & run.metrics.keys()
 
 
 def is_curve(values: dict[int, float]) -> bool:

@@ -115,13 +115,14 @@ def train_task(task: Task) -> str:
 
 def _train(task: Task, run_id: str) -> None:
     from pipeline.tracking.shared_checkpoints import fetch_shared, save_shared
+    from pipeline.training.checkpoint import checkpoint_path
     from pipeline.training.run import RunOfStudy, run_training
 
     if task.checkpoint_file is not None:
         run_training(task.params, RunOfStudy(run_id, task.checkpoint_file, task.protocol_label))
         return
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, f"{run_id}.pt")
+        file = checkpoint_path(Path(folder), run_id)
         fetch_shared(run_id, file)
         share = partial(save_shared, run_id)
         run_training(task.params, RunOfStudy(run_id, file, task.protocol_label, share))

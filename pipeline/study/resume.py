@@ -3,7 +3,6 @@
 import fcntl
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,13 +132,7 @@ def _can_continue(run: RecordedRun, folder: Path | None) -> bool:
     file = _checkpoint_file(run)
     if file is None:
         return not run.has_epochs or has_shared(run.run_id)
-    aside = set_aside_if_damaged(file)
-    if aside:
-        print(
-            f"the checkpoint {file} is damaged; it is kept as {aside.name}, and {run.study_run} is "
-            "trained anew",
-            file=sys.stderr,
-        )
+    set_aside_if_damaged(file, run.study_run)
     # the folder of a run of another machine may not exist here
     return file.exists() or (not run.has_epochs and folder in (None, file.parent))
 

@@ -14,17 +14,20 @@ from pipeline.errors import PipelineError
 from pipeline.tracking.links import run_page
 from pipeline.tracking.looks import looks_from_text
 from pipeline.tracking.patience import waits_for_store
-from pipeline.tracking.store import without_credentials
+from pipeline.tracking.store import store_address
 from pipeline.tracking.vocabulary import IN_ARTIFACTS, OPEN, Metric, Tag
 
 RUNS_AT_ONCE = 1000  # that the store is asked for; a server sends some 5 KB of each
 
-_RESULTS = {
-    Metric.BEST_TEST_ACCURACY,
-    Metric.BEST_TEST_F1,
-    Metric.BEST_TEST_LOSS,
-    Metric.BEST_EPOCH,
-}
+# what every finished training has logged of its selected model
+RESULTS = frozenset(
+    {
+        Metric.BEST_TEST_ACCURACY,
+        Metric.BEST_TEST_F1,
+        Metric.BEST_TEST_LOSS,
+        Metric.BEST_EPOCH,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class RecordedRun:
         If not, `best_test_accuracy`, `best_test_f1`, `best_test_loss` and `best_epoch` raise a
         KeyError.
         """
-        return self.metrics.keys() >= _RESULTS
+        return self.metrics.keys() >= RESULTS
 
     @property
     def best_test_accuracy(self) -> float:
@@ -194,8 +197,7 @@ def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun
     """
     found = mlflow.get_experiment_by_name(experiment)
     if found is None:
-        uri = without_credentials(mlflow.get_tracking_uri())
-        raise PipelineError(f"there is no experiment {experiment} in {uri}")
+        raise PipelineError(f"there is no experiment {experiment} in {store_address()}")
     condition = f"tags.`{Tag.PROTOCOL}` != ''"
     if study:
         condition += f" and tags.`{Tag.STUDY}` = '{study}'"

@@ -47,8 +47,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, requests.RequestException) as error:
-        uri = without_credentials(mlflow.get_tracking_uri())
-        raise PipelineError(f"MLflow ({uri}): {first_line(error)}") from error
+        raise PipelineError(f"MLflow ({store_address()}): {first_line(error)}") from error
     except ModuleNotFoundError as error:
         raise PipelineError(
             f"a package is missing ({first_line(error)}); install it, or, if the store needs it, "
@@ -303,8 +302,8 @@ def one_process_at_a_time() -> Iterator[None]:
 def lacks_the_run() -> PipelineError:
     """The error for a store that lacks the run that `mlflow run` has opened."""
     return PipelineError(
-        f"MLFLOW_TRACKING_URI: got {without_credentials(mlflow.get_tracking_uri())}, which lacks "
-        f"the run that `mlflow run` has opened; a relative path starts at {Path.cwd()}, where the "
+        f"MLFLOW_TRACKING_URI: got {store_address()}, which lacks the run that `mlflow run` has "
+        f"opened; a relative path starts at {Path.cwd()}, where the "
         "project runs; allowed: a server, or the absolute path of a SQLite file, such as "
         "sqlite:////home/me/mlflow.db"
     )

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,10 +86,18 @@ def _read(file: BinaryIO) -> Checkpoint:
     return Checkpoint(TrainingState(best=best, **content), frames, collapsed)
 
 
-def set_aside_if_damaged(path: Path) -> Path | None:
-    """Rename a checkpoint that cannot be read; its new name, or None if it can be read."""
+def set_aside_if_damaged(path: Path, trained_anew: str) -> None:
+    """Rename a checkpoint that cannot be read, and print that and what follows.
+
+    Args:
+        trained_anew: what begins from the start then, such as `the run`.
+    """
     try:
         load_checkpoint(path)
     except PipelineError:
-        return path.replace(path.with_suffix(".damaged"))
-    return None
+        aside = path.replace(path.with_suffix(".damaged"))
+        print(
+            f"the checkpoint {path} is damaged; it is kept as {aside.name}, and {trained_anew} is "
+            "trained anew",
+            file=sys.stderr,
+        )

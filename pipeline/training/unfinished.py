@@ -10,7 +10,6 @@ The trainings of a study need no notes: the study knows its runs.
 
 import fcntl
 import json
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,13 +118,7 @@ def _run_to_continue(name: str, file: Path, experiment: str) -> RecordedRun | No
     runs = [run for run in runs_with_tag(experiment, Tag.TRAINING, name) if not run.is_finished]
     if not runs:
         return None
-    aside = set_aside_if_damaged(file)
-    if aside:
-        print(
-            f"the checkpoint {file} is damaged; it is kept as {aside.name}, and the run is trained "
-            "anew",
-            file=sys.stderr,
-        )
+    set_aside_if_damaged(file, "the run")
     return runs[-1] if file.exists() else None
 
 
