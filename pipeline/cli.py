@@ -119,8 +119,8 @@ def study(**given: str | None) -> None:
 
     With --until decided, the study stops as soon as each pair of layers has its verdict, at one of
     the looks that were planned before. Started again with the same parameters, a study continues.
-    Any parameter of a run may be a comma list: --lr 0.01,0.02 trains both. Here --conv_layer is by
-    default the list of the project's layers, and --threads is 1.
+    Any parameter of a run may be a comma list: --lr 0.01,0.02 trains both. Here the default of
+    --conv_layer is the list of the project's layers, and that of --threads is --cpus_per_run.
     """
     from pipeline.study.plan import resolve_study
 

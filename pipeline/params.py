@@ -64,7 +64,8 @@ def _layer_name(value: Any) -> Any:
 _VARIED = {"conv_layer", "seed"}
 _NOT_SCIENCE = {"data_dir", "device", "threads", "store_patience", "preset", "experiment"}
 _OF_STEP_SCHEDULE = {"lr_step", "lr_step_iterations", "lr_gamma"}
-IN_PLACE_OF = {"iterations": "epochs", "lr_step_iterations": "lr_step"}  # the former, if not 0
+# the first name replaces the second unless its value is 0
+IN_PLACE_OF = {"iterations": "epochs", "lr_step_iterations": "lr_step"}
 
 
 class RunParams(BaseModel):

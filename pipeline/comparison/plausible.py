@@ -23,7 +23,8 @@ def problem_of(run: RecordedRun) -> str:
         value = run.metrics.get(name)
         if value is None and name in RESULTS:
             return f"it has no metric {name}"
-        if value is not None and not low <= value <= high:  # NaN is not, either
+        # NaN fails this comparison, so it is refused
+        if value is not None and not low <= value <= high:
             return f"its metric {name} is {value:g}"
     if run.best_epoch != run.metrics[Metric.BEST_EPOCH]:
         return f"its metric {Metric.BEST_EPOCH} is {run.metrics[Metric.BEST_EPOCH]:g}"

@@ -3,7 +3,7 @@
 oneDNN, which computes torch's convolutions on a CPU, works on 16 channels at a time: of the output
 and, for the gradient, of the input. Many convolutions here have fewer channels and leave most of a
 vector empty. There, these products are faster; how much depends on the CPU, see (c)/(d) in
-results/throughput.md. `layers.convolve` decides where they are used.
+results/throughput.md. `convolve.convolve` decides where they are used.
 """
 
 from functools import lru_cache
@@ -24,7 +24,7 @@ def pooled_product(
     """`F.max_pool2d(F.conv2d(images, weight, bias), 2)`, on a CPU, for an odd kernel size.
 
     Args:
-        images, weight, bias, constant: see `layers.convolve`. Height and width of the images must
+        images, weight, bias, constant: see `convolve.convolve`. Height and width of the images must
             be at least k + 1.
 
     Returns:
@@ -46,7 +46,7 @@ def constant_contribution(weight: Tensor, constant: Tensor, height: int) -> Tens
 
     Args:
         weight: the part of the weight that belongs to them, `(C, J, k, k)`.
-        constant: the patches of these channels, `(H' · W', J k²)`, as of `layers.convolve`.
+        constant: the patches of these channels, `(H' · W', J k²)`, as of `convolve.convolve`.
         height: H', of the output.
     """
     return (constant @ weight.flatten(1).t()).t().view(len(weight), height, -1)

@@ -1,7 +1,8 @@
-"""An executor that trains in worker processes of this machine, with one torch thread each.
+"""An executor that trains in worker processes of this machine.
 
-Each worker is a loky executor of one process, driven by a thread. If a process dies, only its own
-training is affected; a new process continues it from its checkpoint.
+Each training has as many torch threads as its parameter `threads` says, by default one. Each worker
+is a loky executor of one process, driven by a thread. If a process dies, only its own training is
+affected; a new process continues it from its checkpoint.
 """
 
 import os

@@ -179,7 +179,9 @@ def _close(run_id: str, status: str, text: str = "") -> None:
 def _end(run_id: str, status: str) -> None:
     """End a run; this may be repeated."""
     if mlflow.active_run():
-        mlflow.end_run(status)  # it counts as active no more, even if the store does not answer
+        # It forgets the active run even if the store does not answer, so that the repetition takes
+        # the other branch.
+        mlflow.end_run(status)
     else:
         mlflow.MlflowClient().set_terminated(run_id, status)
 

@@ -34,7 +34,8 @@ if TYPE_CHECKING:  # importing it takes a second
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 # The files that are read back are small, and a progress bar for each would hide the output.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# They print a traceback, or a warning for each attempt, of the error that is reported in one line.
+# These two loggers print a traceback, or a warning for each attempt, of the error that is reported
+# in one line.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 

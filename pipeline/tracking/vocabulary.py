@@ -26,7 +26,7 @@ class Tag:
 
     # of a study's parent run
     DESIGN = "stn.design"  # the plan of a study that stops when it is decided, as JSON
-    LOOKS = "stn.looks"  # of a study of fixed size, the seeds at each look: `[[0, 1], [0, 1, 2]]`
+    LOOKS = "stn.looks"  # of a study of fixed size, the seeds at each look: `[["0-1"], ["0-2"]]`
     LEASE = "stn.lease"  # who works on it: host, process, random number, count of heartbeats
     HOST = "stn.host"  # name of the machine that the study was last started on
     PROGRESS = "stn.progress"  # how far the study is: `3/10 runs, best 99.12% (conv2d seed=1)`
@@ -99,7 +99,8 @@ class Artifact:
 
     # of a training run and of an evaluation
     CONFUSION_MATRIX = "confusion_matrix.png"
-    CONFUSION_COUNTS = "confusion_matrix.csv"  # a row for each true digit, under and behind labels
+    # a row for each true digit; the first row and the first column name the digits
+    CONFUSION_COUNTS = "confusion_matrix.csv"
     CLASSIFICATION_REPORT = "classification_report.json"  # of scikit-learn
 
     # of a comparison and of a study's parent run

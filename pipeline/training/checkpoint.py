@@ -1,4 +1,4 @@
-"""The checkpoint of a run that a study continues after an interruption: one file per run."""
+"""The checkpoint from which an interrupted run continues, in a study or alone: one file per run."""
 
 import io
 import os

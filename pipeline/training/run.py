@@ -94,7 +94,8 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
     torch.set_num_threads(params.threads or torch.get_num_threads())
     check_network(params)
     train_digits, test_digits = mnist.load_mnist(params.data_dir)
-    # what is told as a PipelineError outside leaves the checkpoint, see `single_training`
+    # `single_training` removes the checkpoint on a PipelineError. `_plain_faults` stands outside
+    # it, so that too little memory does not cost the checkpoint.
     with _plain_faults(params), ExitStack() as stack:
         training = run_of_study or stack.enter_context(_single_training(params))
         run = stack.enter_context(_open(params, device, training))
@@ -115,11 +116,11 @@ def run_training(params: RunParams, run_of_study: RunOfStudy | None = None) -> R
         best = trained.state.best
         candidate = Candidate(params.selection_set, best.accuracy, best.loss)
         version = register(model_id, candidate)
-    # Only the model of a run that has ended as FINISHED may become champion.
     news: list[AliasNews] = []
     training.checkpoint_file.unlink(missing_ok=True)
     if run_of_study is None:
         aliases = model_aliases(params.conv_layer, params.dataset)
+        # Only the model of a run that has ended as FINISHED may become champion.
         with patience(params.store_patience):
             news = promote(version, candidate, aliases)
     return RunSummary(
