@@ -17,7 +17,7 @@ from pipeline.tracking.vocabulary import Artifact
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LoggedComparison:
     """The tables and verdicts as Markdown, the run that holds them, and where all runs are."""
 
     markdown: str
@@ -31,7 +31,7 @@ def compare_runs(
     by: str = "conv_layer",
     margin: float = MARGIN,
     study: str | None = None,
-) -> Comparison:
+) -> LoggedComparison:
     """Compare the finished training runs of an experiment, and log the comparison as a run.
 
     Args:
@@ -67,7 +67,7 @@ def compare_runs(
         params=params,
     ) as run:
         run.log_artifacts(files)
-    return Comparison(markdown, run.run_id, run.url, run.all_runs_url)
+    return LoggedComparison(markdown, run.run_id, run.url, run.all_runs_url)
 
 
 def _design_of(

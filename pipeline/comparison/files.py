@@ -16,7 +16,7 @@ from pipeline.comparison.sentences import (
     machine_sentences,
     pair_note,
     shortfalls,
-    verdicts,
+    verdict_sentences,
 )
 from pipeline.comparison.tables import (
     PAIR_COLUMNS,
@@ -37,7 +37,7 @@ def as_markdown(report: Report) -> str:
         if any_tested(protocol):
             blocks += [markdown_table(pair_table(report, protocol)), pair_note(report, protocol)]
             blocks += design_sentences(report, protocol)
-        sentences = verdicts(report, protocol)
+        sentences = verdict_sentences(report, protocol)
         if len(sentences) > PAIR_COLUMNS:
             blocks += ["**Verdicts:**", "\n".join(f"- {sentence}" for sentence in sentences)]
         else:

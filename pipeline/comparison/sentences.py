@@ -87,7 +87,7 @@ def any_tested(protocol: Protocol) -> bool:
     return any(_is_tested(result) for result in protocol.pairs)
 
 
-def verdicts(report: Report, protocol: Protocol) -> list[str]:
+def verdict_sentences(report: Report, protocol: Protocol) -> list[str]:
     """The verdict on each pair, or why there is none; sentences without a full stop.
 
     If there are many pairs, one sentence covers all those with too few runs.

@@ -42,8 +42,8 @@ class StudySummary:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What there is to compare after a round.
+class RoundResult:
+    """What a round has come to: the runs to compare, and their comparison.
 
     runs: those that have finished.
     report: of these runs.
@@ -59,7 +59,7 @@ class Comparison:
 
 def compare(
     study: Study, parent: TrackedRun, experiment: str, *, asked: list[RunParams], failed: list[str]
-) -> Comparison:
+) -> RoundResult:
     """Compare the runs that have finished.
 
     Of a study of fixed size, this counts as a look if there is a pair that can be tested. Its seeds
@@ -91,25 +91,25 @@ def compare(
     tested = any(map(any_tested, report.protocols))
     if not study.design and tested and seeds not in recorded.looks:
         parent.set_tags({Tag.LOOKS: looks_as_text([*recorded.looks, seeds])})
-    return Comparison(runs, report, failed, len(asked))
+    return RoundResult(runs, report, failed, len(asked))
 
 
-def conclude(study: Study, parent: TrackedRun, comparison: Comparison) -> StudySummary:
+def conclude(study: Study, parent: TrackedRun, result: RoundResult) -> StudySummary:
     """Promote the best models, and log the comparison.
 
     Raises:
         PipelineError: if a run has failed.
     """
-    news = _promote(comparison.runs)
-    files = comparison_files(comparison.report)
+    news = _promote(result.runs)
+    files = comparison_files(result.report)
     parent.log_artifacts(files)
     markdown = str(files[Artifact.COMPARISON])
-    failed = comparison.failed
-    stopped = "" if failed else _stopped(study, comparison.report)
+    failed = result.failed
+    stopped = "" if failed else _stopped(study, result.report)
     parent.set_description(description(study, news, stopped, markdown))
     if failed:
         raise PipelineError(
-            f"{len(failed)} of {comparison.asked} runs failed; the comparison of the others is "
+            f"{len(failed)} of {result.asked} runs failed; the comparison of the others is "
             f"at {parent.url}; the same command repeats them: {'; '.join(failed)}"
         )
     return StudySummary(parent.run_id, parent.url, parent.all_runs_url, markdown, stopped, news)

@@ -23,7 +23,7 @@ from pipeline.data import mnist
 from pipeline.errors import PipelineError
 from pipeline.params import RunParams, StudyParams
 from pipeline.study.conclusion import (
-    Comparison,
+    RoundResult,
     StudySummary,
     compare,
     conclude,
@@ -89,10 +89,10 @@ def run_study(study: Study, start_executor: StartExecutor | None = None) -> Stud
             _check_alone(study, parent, experiment)
         if study.design:
             print(f"plan: {plan_sentence(study.design, noun_of_groups(study))}")
-        comparison = _train_in_rounds(
+        result = _train_in_rounds(
             study, parent, experiment=experiment, folder=checkpoints, start_executor=start_executor
         )
-        return conclude(study, parent, comparison)
+        return conclude(study, parent, result)
 
 
 def _opened(
@@ -153,7 +153,7 @@ def _train_in_rounds(
     experiment: str,
     folder: Path | None,
     start_executor: StartExecutor,
-) -> Comparison:
+) -> RoundResult:
     """Train to the next look until each pair has its verdict, a run has failed, or all are trained.
 
     A study of fixed size has one round. If a run has failed, the look is not taken: the study ends,
@@ -174,12 +174,12 @@ def _train_in_rounds(
             start_executor=start_executor,
         )
         failed = [f"{task.name} failed: {task.error}" for task in tasks if task.error]
-        comparison = compare(study, parent, experiment, asked=runs, failed=failed)
+        result = compare(study, parent, experiment, asked=runs, failed=failed)
         if study.design and not failed:
-            print(look_sentence(comparison.report, study.design))
-        if failed or is_decided(comparison.report):
+            print(look_sentence(result.report, study.design))
+        if failed or is_decided(result.report):
             break
-    return comparison
+    return result
 
 
 def _rounds_left(study: Study, recorded: list[RecordedRun]) -> list[list[RunParams]]:

@@ -17,7 +17,7 @@ from pipeline.tracking.patience import waits_for_store
 from pipeline.tracking.store import store_address
 from pipeline.tracking.vocabulary import IN_ARTIFACTS, OPEN, Metric, Tag
 
-RUNS_AT_ONCE = 1000  # that the store is asked for; a server sends some 5 KB of each
+PAGE_SIZE = 1000  # runs that the store is asked for at once; a server sends some 5 KB of each
 
 # what every finished training has logged of its selected model
 RESULTS = frozenset(
@@ -201,7 +201,7 @@ def training_runs(experiment: str, study: str | None = None) -> list[RecordedRun
     condition = f"tags.`{Tag.PROTOCOL}` != ''"
     if study:
         condition += f" and tags.`{Tag.STUDY}` = '{study}'"
-    return [_recorded(run) for run in _oldest_first(found.experiment_id, condition, RUNS_AT_ONCE)]
+    return [_recorded(run) for run in _oldest_first(found.experiment_id, condition, PAGE_SIZE)]
 
 
 @waits_for_store("reading runs")
@@ -211,7 +211,7 @@ def runs_with_tag(experiment: str, tag: str, value: str) -> list[RecordedRun]:
     if found is None:
         return []
     condition = f"tags.`{tag}` = '{value}'"
-    return [_recorded(run) for run in _oldest_first(found.experiment_id, condition, RUNS_AT_ONCE)]
+    return [_recorded(run) for run in _oldest_first(found.experiment_id, condition, PAGE_SIZE)]
 
 
 def _oldest_first(experiment_id: str, condition: str, page_size: int) -> Iterator[Run]:

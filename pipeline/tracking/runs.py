@@ -150,25 +150,25 @@ def _until_its_end(
         until_it_answers("logging tags", lambda: mlflow.set_tags(tags))
         until_it_answers("logging parameters", lambda: mlflow.log_params(missing))
         yield TrackedRun(run_id, run.info.experiment_id)
-        until_it_answers("ending the run", lambda: _end(run_id, "FINISHED"))
+        until_it_answers("ending the run", lambda: _set_final_status(run_id, "FINISHED"))
     except KeyboardInterrupt:
-        _close(run_id, "KILLED")
+        _close_unfinished(run_id, "KILLED")
         print(f"run {run_id} is closed as KILLED; what it had logged is kept", file=sys.stderr)
         raise
     except BaseException as error:  # a user's own layer may raise SystemExit
         text = f"{type(error).__name__}: {first_line(error)}"
-        _close(run_id, "KILLED" if isinstance(error, StoreAway) else "FAILED", text)
+        _close_unfinished(run_id, "KILLED" if isinstance(error, StoreAway) else "FAILED", text)
         raise
 
 
-def _close(run_id: str, status: str, text: str = "") -> None:
+def _close_unfinished(run_id: str, status: str, text: str = "") -> None:
     """End a run that has not finished.
 
     An error of the store is printed, so that it does not hide the one that ends the run.
     """
 
     def close() -> None:
-        _end(run_id, status)
+        _set_final_status(run_id, status)
         if text:
             mlflow.MlflowClient().set_tag(run_id, Tag.ERROR, text[:1000])
 
@@ -176,7 +176,7 @@ def _close(run_id: str, status: str, text: str = "") -> None:
         with_reserve(sqlite_file(), close)
 
 
-def _end(run_id: str, status: str) -> None:
+def _set_final_status(run_id: str, status: str) -> None:
     """End a run; this may be repeated."""
     if mlflow.active_run():
         # It forgets the active run even if the store does not answer, so that the repetition takes

@@ -46,7 +46,7 @@ def test_the_histories_of_many_runs_are_those_of_each(run_ids, monkeypatch):
 
 
 def test_runs_are_read_page_by_page_oldest_first(run_ids, monkeypatch):
-    monkeypatch.setattr("pipeline.tracking.recorded.RUNS_AT_ONCE", 5)
+    monkeypatch.setattr("pipeline.tracking.recorded.PAGE_SIZE", 5)
     assert [run.name for run in training_runs("stn-mnist")] == [f"run {n}" for n in range(RUNS)]
     assert parent_of_study("stn-mnist", "s").name == "study"
 
