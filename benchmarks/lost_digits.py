@@ -34,7 +34,7 @@ from pipeline.data.mnist import Digits, load_mnist, split_validation
 from pipeline.models.build import build_model
 from pipeline.models.coordconv import CoordConv2d
 from pipeline.models.stn import SpatialTransformerNetwork
-from pipeline.training.metrics import pose_deviation
+from pipeline.training.pose_deviation import pose_deviation
 
 DATASET, SIZE, SAMPLER = "translated", 60, 30
 LEARNING_RATE, BATCH = 0.01, 64

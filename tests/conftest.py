@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 from pipeline.data.mnist import Digits, load_mnist
 from pipeline.presets import protocol_label, resolve
@@ -55,6 +56,25 @@ def some_digits(mnist) -> tuple[Digits, Digits]:
         Digits(train.images[:2000], train.labels[:2000]),
         Digits(test.images[:1000], test.labels[:1000]),
     )
+
+
+@pytest.fixture(scope="session")
+def ink() -> Image.Image:
+    """A seven, far from the centre: white on black, mode L."""
+    image = Image.new("L", (200, 160))
+    ImageDraw.Draw(image).line([(40, 30), (90, 30), (60, 120)], fill=255, width=9, joint="curve")
+    return image
+
+
+@pytest.fixture
+def save_image(tmp_path) -> Callable[..., Path]:
+    """Saves an image in a new file and returns its path."""
+
+    def save(image: Image.Image, name: str = "image.png", **settings) -> Path:
+        image.save(tmp_path / name, **settings)
+        return tmp_path / name
+
+    return save
 
 
 @pytest.fixture(scope="session")

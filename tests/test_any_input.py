@@ -20,11 +20,11 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from pipeline.comparison.command import compare_runs
+from pipeline.data.photos import read_gray, to_mnist
 from pipeline.errors import PipelineError
 from pipeline.models.build import build_model
 from pipeline.models.portable import PortableModel
 from pipeline.params import RunParams, StudyParams, choices
-from pipeline.predict import read_gray, to_mnist
 from pipeline.presets import resolve
 from pipeline.study.plan import resolve_study
 from pipeline.tracking.registry import load_model

@@ -79,7 +79,7 @@ WITHIN = {
     "training.loop": {"optimization"},
     "training.checkpoint": {"loop"},
     "training.recorder": {"checkpoint", "loop", "poses"},
-    "training.log_model": {"loop", "metrics", "poses"},
+    "training.log_model": {"loop", "metrics", "pose_deviation", "poses"},
     "training.run": {
         *("checkpoint", "collapse", "log_model", "loop", "network", "optimization"),
         *("poses", "recorder", "unfinished"),
@@ -110,7 +110,7 @@ WITHIN = {
     "tracking.experiments": {"links", "project_run", "store", "views", "vocabulary"},
     "tracking.lease": {"patience", "vocabulary"},
     "tracking.shared_checkpoints": {"patience", "vocabulary"},
-    "tracking.links": {"store", "views"},
+    "tracking.links": {"credentials", "views"},
     "tracking.project_run": {"links", "store"},
     "tracking.histories": {"patience", "vocabulary"},
     "tracking.patience": {"store"},
@@ -120,7 +120,7 @@ WITHIN = {
         *("experiments", "full_disk", "histories", "links", "patience", "project_run", "store"),
         "vocabulary",
     },
-    "tracking.store": {"full_disk"},
+    "tracking.store": {"credentials", "full_disk"},
     "tracking.ui": {"experiments", "links", "store"},
     "tracking.views": {"vocabulary"},
 }

@@ -7,6 +7,7 @@
 - `fixed_sets`: test and validation images, distorted once.
 - `augmentation`: small random motions of training images.
 - `batches`: shuffled batches, and their normalization.
+- `photos`: image files of digits, brought to what MNIST looks like.
 - `final_poses`: the pose of a digit after a transformer.
 
 `training/`, `evaluate.py` and `predict.py` may use any of them. `params.py` and `comparison/` use

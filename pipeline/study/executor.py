@@ -83,7 +83,7 @@ class StartExecutor(Protocol):
 
 def one_line(error: Exception) -> str:
     """An unexpected error as the error of a task: its kind and text, without passwords."""
-    from pipeline.tracking.store import without_credentials
+    from pipeline.tracking.credentials import without_credentials
 
     return without_credentials(" ".join(f"{type(error).__name__}: {error}".split()))
 

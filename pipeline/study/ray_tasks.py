@@ -16,8 +16,9 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.study.executor import Interruption, Task, one_line, train_task
+from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.patience import StoreAway
-from pipeline.tracking.store import environment_of_client, is_on_this_machine, without_credentials
+from pipeline.tracking.store import environment_of_client, is_on_this_machine
 
 RETRIES = 9  # of a training whose process or node dies, in all
 INSTALL = "make setup RAY=1, or pip install -r requirements-ray.lock"

@@ -1,6 +1,7 @@
 """Everything that uses MLflow. No other package imports mlflow.
 
 - `store`: the tracking store: check it, create it, and report its errors in one line.
+- `credentials`: keep users, passwords and tokens out of what is shown.
 - `full_disk`: recognize a full disk, and still close the runs on it.
 - `patience`: wait for a store that is away for a while.
 - `experiments`: which experiment a command works in, and its description.

@@ -2,7 +2,7 @@
 
 import mlflow
 
-from pipeline.tracking.store import without_credentials
+from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.views import VIEW
 
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` serves the UI of a local store

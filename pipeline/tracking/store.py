@@ -25,6 +25,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from pipeline.errors import PipelineError
+from pipeline.tracking.credentials import has_unencoded_credentials, without_credentials
 from pipeline.tracking.full_disk import is_full_disk
 
 if TYPE_CHECKING:  # importing it takes a second
@@ -99,43 +100,6 @@ def first_line(error: BaseException) -> str:
     return next(told, type(error).__name__)
 
 
-def without_credentials(text: str) -> str:
-    """A text without the users, passwords and queries of the addresses in it.
-
-    In an address, user and password stand before the last `@`; a password may contain characters
-    such as `@` and `/` that its owner has not encoded. A query may hold a token. The password and
-    the token that MLflow reads from the environment are replaced by `***`, except where the
-    store's address happens to contain such a word: links need the address.
-    """
-    uri = mlflow.get_tracking_uri()
-    address = _public_address(uri)
-    text = address.join(map(_without_secrets, text.replace(uri, address).split(address)))
-    query = uri.partition("?")[2]
-    if query:  # error messages also have it in addresses without a host
-        text = text.replace(f"?{query}", "")
-    return re.sub(r"[\w+.-]+://\S+", lambda address: _public_address(address[0]), text)
-
-
-def _without_secrets(text: str) -> str:
-    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
-        secret = os.environ.get(name, "").strip()
-        if secret:
-            # an error may show it as Python writes it, with escape sequences
-            for form in (secret, repr(secret)[1:-1], ascii(secret)[1:-1]):
-                text = text.replace(form, "***")
-    return text
-
-
-def _public_address(address: str) -> str:
-    scheme, separator, rest = address.partition("://")
-    if not separator:
-        return address
-    if not rest.startswith("/"):  # the path of a file has no user, and may contain an @
-        rest = rest.rpartition("@")[2]
-    place, hash_sign, fragment = rest.partition("#")
-    return f"{scheme}://{place.partition('?')[0]}{hash_sign}{fragment}"
-
-
 def ensure_store() -> None:
     """Check that the store can be used; a store in a SQLite file is created if it is missing.
 
@@ -166,7 +130,7 @@ def ensure_store() -> None:
 
 
 def _check_address(uri: str) -> None:
-    if _has_unencoded_credentials(uri):
+    if has_unencoded_credentials(uri):
         raise PipelineError(
             f"MLFLOW_TRACKING_URI: got {without_credentials(uri)} with a user or password in which "
             "a character such as @ or / ends it too early, or with an @ in its path; write @ as "
@@ -190,21 +154,6 @@ def _check_address(uri: str) -> None:
         f"MLFLOW_TRACKING_URI: got {without_credentials(uri)}, which {problem} a tracking server, "
         "or the absolute path of a SQLite file, such as sqlite:////home/me/mlflow.db"
     )
-
-
-def _has_unencoded_credentials(uri: str) -> bool:
-    """Whether an @ stands behind what a client takes for the user and the password.
-
-    The client would then take a part of the password for the host or the path, and errors show it.
-    """
-    scheme, _, rest = uri.partition("://")
-    if scheme.lower() in ("http", "https"):
-        return "@" in re.sub(r"^[^/?#]*", "", rest)  # they end with the host, before the path
-    if scheme.partition("+")[0] in DATABASE_ENGINES and not scheme.startswith("sqlite"):
-        # as SQLAlchemy reads them; the values of a query may hold an @
-        place, _, query = re.sub(r"^[^:/]*(:[^@]*)?@", "", rest).partition("?")
-        return "@" in place or "@" in query.partition("=")[0]
-    return False
 
 
 def _problem_of(path: Path) -> str | None:

@@ -74,7 +74,7 @@ class Metric:
     BEST_TEST_F1 = "best_test_f1"  # macro F1
     BEST_TEST_LOSS = "best_test_loss"  # cross-entropy
     BEST_EPOCH = "best_epoch"  # the selected epoch
-    POSE_DEVIATION = "pose_deviation"  # see `training.metrics.pose_deviation`
+    POSE_DEVIATION = "pose_deviation"  # see `training.pose_deviation`
 
     # of an evaluation, with TEST_ACCURACY and TEST_LOSS
     TEST_F1 = "test_f1"  # macro F1

@@ -9,7 +9,8 @@
 - `log_model`: what a run logs of the best epoch's model.
 - `unfinished`: single trainings that were interrupted: they go on, or are closed.
 - `network`: the network that the parameters of a run describe.
-- `metrics`: accuracy, F1, loss, and how much of a pose is left after the transformer.
+- `metrics`: accuracy, F1 and loss.
+- `pose_deviation`: how much of a pose is left after the transformer.
 - `poses`: what a transformer makes of one digit in eight poses.
 
 The command line uses `run`; `study/` uses `run`, `network` and `checkpoint`; `evaluate.py` uses

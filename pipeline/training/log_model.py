@@ -20,7 +20,8 @@ from pipeline.tracking.result_files import predictions_to_csv
 from pipeline.tracking.runs import TrackedRun
 from pipeline.tracking.vocabulary import Artifact, Metric
 from pipeline.training.loop import EVALUATION_BATCH, TrainingState
-from pipeline.training.metrics import Scores, pose_deviation, score, score_files
+from pipeline.training.metrics import Scores, score, score_files
+from pipeline.training.pose_deviation import pose_deviation
 from pipeline.training.poses import caption, poses_file, transformed
 
 

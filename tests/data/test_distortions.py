@@ -13,7 +13,7 @@ from pipeline.data.datasets import DATASETS, ROTATION
 from pipeline.data.distortions import Distorted, distort
 from pipeline.errors import PipelineError
 from pipeline.grids import CONTROL_POINTS, CORNERS, affine_grid, affine_theta
-from pipeline.training.metrics import final_pose
+from pipeline.training.pose_deviation import final_pose
 
 NO_CLUTTER = torch.zeros(1, 1, 28, 28)
 
