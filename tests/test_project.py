@@ -98,7 +98,7 @@ WITHIN = {
     "comparison.sentences": {"formats", "report", "sequential", "tables"},
     "comparison.files": {"groups", "report", "sentences", "tables"},
     "comparison.page": {"files", "formats", "groups", "report", "sentences", "tables"},
-    "comparison.command": {"formats", "looks", "page", "pairs", "report", "sequential"},
+    "comparison.command": {"formats", "looks", "page", "report", "sequential"},
     "study.local_processes": {"executor"},
     "study.ray_tasks": {"executor"},
     "study.progress": {"executor"},

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from pipeline.comparison.formats import margin_text
 from pipeline.comparison.looks import design_of
 from pipeline.comparison.page import comparison_files
-from pipeline.comparison.pairs import MARGIN
 from pipeline.comparison.report import comparison_of
 from pipeline.comparison.sequential import Design
 from pipeline.errors import PipelineError
+from pipeline.params import StudyParams
 from pipeline.tracking.experiments import current_experiment
 from pipeline.tracking.recorded import RecordedRun, parent_of_study, training_runs
 from pipeline.tracking.runs import for_note, open_run
 from pipeline.tracking.store import ensure_store
 from pipeline.tracking.vocabulary import Artifact
+
+# of a comparison for which no other one is asked for
+MARGIN: float = StudyParams.model_fields["margin"].default
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,6 @@ from pipeline.comparison.statistics import (
     mann_whitney_test,
     welch_test,
 )
-from pipeline.params import StudyParams
-
-MARGIN: float = StudyParams.model_fields["margin"].default
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class Pair:
     runs_needed_as_seen: int | None = None
 
 
-def compare_all(groups: Mapping[str, Sequence[float]], margin: float = MARGIN) -> list[Pair]:
+def compare_all(groups: Mapping[str, Sequence[float]], *, margin: float) -> list[Pair]:
     """Compare every group with each later one; groups with fewer than two runs are left out.
 
     Args:
@@ -97,7 +94,9 @@ def compare_all(groups: Mapping[str, Sequence[float]], margin: float = MARGIN) -
     """
     names = list(combinations((name for name, values in groups.items() if len(values) > 1), 2))
     pairs = [
-        compare_pair(groups[first], groups[second], margin, names=(first, second), pairs=len(names))
+        compare_pair(
+            groups[first], groups[second], margin=margin, names=(first, second), pairs=len(names)
+        )
         for first, second in names
     ]
     welch = iter(holm([p.welch_p for p in pairs if p.welch_p is not None]).tolist())
@@ -115,8 +114,8 @@ def compare_all(groups: Mapping[str, Sequence[float]], margin: float = MARGIN) -
 def compare_pair(
     first: Sequence[float],
     second: Sequence[float],
-    margin: float = MARGIN,
     *,
+    margin: float,
     names: tuple[str, str] = ("first", "second"),
     pairs: int = 1,
 ) -> Pair:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.comparison import statistics
 from pipeline.comparison.groups import Group, group_of
-from pipeline.comparison.pairs import MARGIN, Pair, compare_all, compare_pair
+from pipeline.comparison.pairs import Pair, compare_all, compare_pair
 from pipeline.comparison.protocols import (
     Members,
     in_groups,
@@ -114,8 +114,8 @@ def comparison_of(
     runs: list[RecordedRun],
     title: str,
     *,
-    by: str = "conv_layer",
-    margin: float = MARGIN,
+    by: str,
+    margin: float,
     missing: list[str] | None = None,
     design: Design | None = None,
 ) -> Report:
@@ -183,7 +183,7 @@ def _pairs(
     groups: list[Group], noun: str, margin: float, design: Design | None
 ) -> list[PairResult]:
     values = {group.name: group.percentages for group in groups}
-    tested = {(pair.first, pair.second): pair for pair in compare_all(values, margin)}
+    tested = {(pair.first, pair.second): pair for pair in compare_all(values, margin=margin)}
     decisions = decide(design, values) if design else []
     decided = {(decision.first, decision.second): decision for decision in decisions}
     correct = {group.name: group.correct for group in groups}
@@ -192,16 +192,17 @@ def _pairs(
     for first, second in combinations(values, 2):
         pair = tested.get((first, second))
         if pair is None:  # Holm's correction does not count pairs with a group of one run
-            pair = compare_pair(values[first], values[second], margin, names=(first, second))
+            pair = compare_pair(values[first], values[second], margin=margin, names=(first, second))
         of_first, of_second = correct[first], correct[second]
         mcnemar = None
         if of_first is not None and of_second is not None:
             same_images = dataset[first] == dataset[second] and of_first.size == of_second.size
             mcnemar = statistics.mcnemar(of_first, of_second) if same_images else None
         decision = decided.get((first, second))
-        sentence = (
-            verdict_by_design(pair, decision, design, noun) if design else verdict(pair, noun)
-        )
+        if design:
+            sentence = verdict_by_design(pair, decision, design, noun=noun)
+        else:
+            sentence = verdict(pair, noun=noun)
         results.append(PairResult(pair, sentence, mcnemar, decision))
     return results
 

@@ -13,7 +13,7 @@ from pipeline.comparison.statistics import LEVEL
 MANY_RUNS = 10_000  # numbers of runs beyond this one are not written out
 
 
-def verdict(pair: Pair, noun: str = "layer") -> str:
+def verdict(pair: Pair, *, noun: str) -> str:
     """The verdict on a pair in a study of fixed size.
 
     Args:
@@ -38,9 +38,7 @@ def verdict(pair: Pair, noun: str = "layer") -> str:
     )
 
 
-def verdict_by_design(
-    pair: Pair, decision: Decision | None, design: Design, noun: str = "layer"
-) -> str:
+def verdict_by_design(pair: Pair, decision: Decision | None, design: Design, *, noun: str) -> str:
     """The verdict on a pair in a study with several looks.
 
     Args:

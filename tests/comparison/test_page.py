@@ -1,15 +1,18 @@
 """The page as a colleague gets it: text, links and pictures in one file, which loads nothing."""
 
 import re
+from functools import partial
 from html import unescape
 
 import numpy as np
 import pytest
 
+from pipeline.comparison import report as reports
 from pipeline.comparison.page import as_html, comparison_files
-from pipeline.comparison.report import comparison_of
 from pipeline.tracking.recorded import training_runs
 from tests.conftest import poses_file
+
+comparison_of = partial(reports.comparison_of, by="conv_layer", margin=0.1)
 
 
 @pytest.fixture

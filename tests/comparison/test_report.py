@@ -28,7 +28,9 @@ def row(markdown, title):
 
 def test_a_report_shows_the_looks_and_the_adjusted_values_beside_the_unadjusted_ones(runs):
     design = Design((2, 4, 5), margin=0.25)
-    files = comparison_files(comparison_of(runs, "stn-mnist", design=design))
+    files = comparison_files(
+        comparison_of(runs, "stn-mnist", by="conv_layer", margin=0.1, design=design)
+    )
     markdown, page = files["comparison.md"], files["comparison.html"]
     assert row(markdown, "look (of 3)") == "2 (4 runs of each): verdict"
     assert row(markdown, "difference of means [pp]") == "−0.18"  # of all runs
@@ -51,7 +53,9 @@ def test_a_report_shows_the_looks_and_the_adjusted_values_beside_the_unadjusted_
 
 def test_other_designs_of_the_same_runs(runs):
     def markdown(design):
-        return comparison_files(comparison_of(runs, "stn-mnist", design=design))["comparison.md"]
+        return comparison_files(
+            comparison_of(runs, "stn-mnist", by="conv_layer", margin=0.1, design=design)
+        )["comparison.md"]
 
     extended = markdown(Design((3, 5), margin=0.25, planned=False))
     assert (

@@ -167,7 +167,7 @@ def test_the_numbers_of_a_decision_are_those_of_its_look():
     assert looks_taken(DESIGN, groups) == 4
     (decision,) = decide(DESIGN, groups)
     assert (decision.outcome, decision.look, decision.runs) == ("undecided", 4, 16)
-    pair = compare_pair(first[:16], second[:16])
+    pair = compare_pair(first[:16], second[:16], margin=DESIGN.margin)
     for name in ("difference", "low", "high", "welch_p", "equivalence_p", "equivalence_low"):
         assert getattr(decision, name) == pytest.approx(getattr(pair, name))
     result = stats.ttest_ind(second[:16], first[:16], equal_var=False)
@@ -240,9 +240,9 @@ def test_three_groups_without_a_difference_are_called_different_in_at_most_5_per
 
 def sentence(design, first, second):
     groups = {"conv2d": first, "coordconv2d": second}
-    (pair,) = compare_all(groups, design.margin)
+    (pair,) = compare_all(groups, margin=design.margin)
     decision = next(iter(decide(design, groups)), None)
-    return verdict_by_design(pair, decision, design)
+    return verdict_by_design(pair, decision, design, noun="layer")
 
 
 def test_a_verdict_names_its_look_and_the_adjusted_interval():
@@ -258,7 +258,7 @@ def test_a_verdict_names_its_look_and_the_adjusted_interval():
 
 def test_a_verdict_in_a_few_words_names_the_better_layer_first():
     groups = {"conv2d": sample(99.2, 0.1, 12), "coordconv2d": sample(99, 0.1, 12)}
-    (pair,) = compare_all(groups, DESIGN.margin)
+    (pair,) = compare_all(groups, margin=DESIGN.margin)
     (decision,) = decide(DESIGN, groups)
     words = f"conv2d is better than coordconv2d by {-decision.difference:.2f} pp"
     assert short_verdict(pair, decision, look=2) == words

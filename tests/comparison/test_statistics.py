@@ -3,13 +3,14 @@
 import json
 import math
 from dataclasses import asdict
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.comparison.pairs import compare_all, compare_pair
+from pipeline.comparison import pairs as comparison_pairs
 from pipeline.comparison.statistics import (
     equivalence_test,
     holm,
@@ -19,6 +20,10 @@ from pipeline.comparison.statistics import (
     summarize,
 )
 from pipeline.comparison.verdict import verdict
+
+# with the margin of most tests
+compare_all = partial(comparison_pairs.compare_all, margin=0.1)
+compare_pair = partial(comparison_pairs.compare_pair, margin=0.1)
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -106,7 +111,7 @@ def test_welch_by_its_formula():
 
 @pytest.mark.parametrize("margin", [0.05, 0.2, 0.22, 0.23, 0.3])
 def test_equivalence_agrees_with_its_interval(margin):
-    pair = compare_pair(FIVE, FOUR, margin)
+    pair = compare_pair(FIVE, FOUR, margin=margin)
     inside = -margin < pair.equivalence_low and pair.equivalence_high < margin
     assert (pair.equivalence_p < 0.05) == inside
     assert inside == (margin > 0.225)  # both outcomes occur
@@ -261,7 +266,7 @@ def test_every_pair_in_order_with_holm_over_all():
 def test_a_single_pair_needs_no_correction():
     (pair,) = compare_all({"a": FIVE, "b": FOUR}, margin=0.2)
     assert (pair.welch_p_holm, pair.equivalence_p_holm) == (pair.welch_p, pair.equivalence_p)
-    assert pair == compare_pair(FIVE, FOUR, 0.2, names=("a", "b"))
+    assert pair == compare_pair(FIVE, FOUR, margin=0.2, names=("a", "b"))
     assert compare_all({"a": FIVE, "b": [99.0]}) == []
 
 
@@ -312,9 +317,9 @@ def test_results_are_plain_data(groups):
     assert json.loads(json.dumps(results, allow_nan=False)) == results
 
 
-def judged(first, second, margin=0.1, **names):
-    (pair,) = compare_all({"conv2d": first, "coordconv2d": second}, margin)
-    return verdict(pair, **names)
+def judged(first, second, margin=0.1, noun="layer"):
+    (pair,) = compare_all({"conv2d": first, "coordconv2d": second}, margin=margin)
+    return verdict(pair, noun=noun)
 
 
 def test_the_verdict_on_the_published_runs():
@@ -390,7 +395,7 @@ def test_the_verdict_says_when_only_holm_forbids_it():
     groups = {"a": sample(99, 0.1, 10), "b": sample(99.1, 0.1, 10), "c": sample(99.05, 0.1, 10)}
     pair = compare_all(groups)[0]
     assert pair.welch_p < 0.05 < pair.welch_p_holm
-    assert verdict(pair).startswith(
+    assert verdict(pair, noun="layer").startswith(
         "undecided between a and b after Holm's correction for 3 pairs (difference +0.10 pp"
     )
 
@@ -401,7 +406,7 @@ def test_the_verdict_repeats_the_margin_exactly():
 
 def test_no_verdict_without_runs_or_spread():
     single = compare_pair([99.0], CONV, names=("conv2d", "coordconv2d"))
-    assert verdict(single) == (
+    assert verdict(single, noun="layer") == (
         "no verdict on conv2d and coordconv2d is possible: fewer than two runs of conv2d"
     )
     assert judged([99.0] * 3, [99.1] * 3) == (
