@@ -116,9 +116,8 @@ def _on_paper(luminance: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     if not visible.size:
         raise PipelineError("is wholly transparent; it must show a digit")
     if visible.size > alpha.size / 2 and np.ptp(visible) > 0.5:
-        paper = np.median(
-            visible
-        )  # the picture has a background of its own and a transparent margin
+        # the picture has a background of its own and a transparent margin
+        paper = np.median(visible)
     else:
         paper = 1 - visible.mean().round()
     return alpha * luminance + (1 - alpha) * paper
