@@ -13,6 +13,7 @@ accepted with underscores, as `mlflow run -P` passes it on, and with dashes.
 
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ class _Pipeline(click.Group):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
                 signal.signal(number, _interrupt)
+        sys.unraisablehook = _interrupt_again
         try:
             return super().invoke(context)
         except PipelineError as error:
@@ -48,6 +50,21 @@ def _interrupt(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _interrupt_again(ignored: "sys.UnraisableHookArgs") -> None:
+    """Repeat an interruption that Python has ignored.
+
+    Python ignores each exception in a destructor or in the callback of a weak reference, and the
+    interruption is raised wherever the main thread happens to be.
+    """
+    if not issubclass(ignored.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(ignored)
+        return
+    main_thread = threading.main_thread().ident  # a signal to another one would not end its sleep
+    timer = threading.Timer(0.1, signal.pthread_kill, [main_thread, signal.SIGINT])
+    timer.daemon = True
+    timer.start()
 
 
 def _option(name: str, help: str, **settings: Any) -> Callable[..., Any]:

@@ -110,10 +110,35 @@ def test_an_interruption_while_a_command_is_loaded(checkout):
     assert (done.returncode, done.stdout) == (130, "interrupted\n")
 
 
+IN_A_DESTRUCTOR = """
+import signal, sys, time
+from pipeline.cli import main
+
+class Thing:
+    def __del__(self):
+        signal.raise_signal(int(sys.argv[1]))
+
+@main.command()
+def wait():
+    thing = Thing()
+    del thing
+    time.sleep(30)
+    print("the interruption was ignored")
+
+main(["wait"])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_within_a_destructor(checkout, number):
+    done = checkout.run(sys.executable, "-c", IN_A_DESTRUCTOR, str(int(number)), **ONE_SCREEN)
+    assert (done.returncode, done.stdout) == (130, "interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("way", "number"),
     [
-        pytest.param("python", signal.SIGINT, id="ctrl-c-python"),
+        pytest.param("python", signal.SIGINT, id="ctrl-c-python", marks=pytest.mark.slow),
         pytest.param("python", signal.SIGHUP, id="hang-up-python", marks=pytest.mark.slow),
         pytest.param("mlflow", signal.SIGINT, id="ctrl-c-mlflow"),
         pytest.param("mlflow", signal.SIGHUP, id="hang-up-mlflow", marks=pytest.mark.slow),
