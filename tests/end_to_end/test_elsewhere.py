@@ -60,7 +60,8 @@ def test_the_ui_shows_the_artifacts(caller, tmp_path):
         server.communicate(timeout=120)
 
 
-@pytest.mark.parametrize("has_a_store", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("has_a_store", [True, False])
 def test_a_relative_store_is_refused_where_mlflow_run_does_not_find_its_run(
     empty_store, checkout, tmp_path, has_a_store
 ):

@@ -116,6 +116,7 @@ def test_the_page_ends_in_a_verdict_and_an_edited_layer_is_another(shell, store)
     assert "my_layers.py has changed since then" in refused.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_mlflow_run_finds_the_layer_by_the_pythonpath(shell, store):
     _, run = commands("With make and mlflow run")
     run += " -P batch_size=512 --experiment-name own"  # in which MLflow's own run is taken over
