@@ -29,6 +29,7 @@ def test_an_interrupted_study_closes_its_runs_and_says_so(small_checkout):
     assert set(small_checkout.statuses()) == {"KILLED"}
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_does_not_stop_the_others(small_checkout):
     command = study_command(conv_layer="conv2d", lr="0.1,1e30", epochs=None, iterations=5)
     done = small_checkout.run(*command, **ONE_SCREEN)
