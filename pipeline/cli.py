@@ -33,7 +33,7 @@ class _Pipeline(click.Group):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
                 signal.signal(number, _interrupt)
-        sys.unraisablehook = _interrupt_again
+        hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
         try:
             return super().invoke(context)
         except PipelineError as error:
@@ -41,6 +41,8 @@ class _Pipeline(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             raise click.exceptions.Exit(130) from None
+        finally:
+            sys.unraisablehook = hook
 
 
 def _interrupt(number: int, frame: object) -> None:

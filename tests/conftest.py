@@ -195,13 +195,13 @@ def log_run(store) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
-    """Chromium without a window; where it is not installed, a test is skipped, but not under CI."""
+    """Chromium without a window. Where it is missing, tests are skipped, and fail under CI."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     chromium = shutil.which("chromium")
-    if chromium is None and "CI" not in os.environ:
-        pytest.skip("chromium is not installed")
+    if chromium is None:
+        (pytest.fail if "CI" in os.environ else pytest.skip)("chromium is not installed")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (

@@ -19,8 +19,8 @@ from pipeline.presets import resolve
 from pipeline.tracking.vocabulary import Artifact
 from tests.conftest import PROJECT
 
-# The three tables name what is imported, no less and no more, so an entry that no import needs any
-# longer fails the tests.
+# The three tables name what may be imported. An entry that no import needs any longer fails the
+# tests.
 
 # package, or module beside the packages -> which of these, or which single modules of a package,
 # it may import; see docs/development.md

@@ -15,7 +15,7 @@ from pipeline.tracking.runs import for_note, open_run
 from pipeline.tracking.store import ensure_store
 from pipeline.tracking.vocabulary import Artifact
 
-# of a comparison for which no other one is asked for
+# used unless the user gives another
 MARGIN: float = StudyParams.model_fields["margin"].default
 
 

@@ -33,7 +33,7 @@ class RunResult:
 
     Attributes:
         last_accuracy: after the last epoch, which no selection touches; None if it was not logged.
-        pose_deviation: see `metrics.pose_deviation`, also for the unit; None where there is none.
+        pose_deviation: see `training.pose_deviation`, also for the unit; None where there is none.
         collapsed: the epoch in which the training collapsed, and why; empty if it has not. See
             `training.collapse`.
         ran_on: versions, CPU and so on, see `machine.ran_on`.

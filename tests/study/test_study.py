@@ -103,7 +103,7 @@ def test_a_run_that_died_in_its_first_epoch_is_begun_again_and_not_doubled(paren
 
 def test_a_run_that_died_in_its_first_epoch_on_another_machine_is_trained_anew(parent):
     run_id = nested(parent, "conv2d seed=0")
-    (task, *_), _ = tasks_left(STUDY, folder="folder of this machine")
+    (task, *_), _ = tasks_left(STUDY, folder="of-this-machine")
     assert (task.name, task.run_id, task.checkpoint_file) == ("conv2d seed=0", None, None)
     assert status(run_id) == "KILLED"
 
