@@ -67,14 +67,14 @@ def _serve(folder: Path, *, host: str, port: int, workers: int, auth: bool) -> N
     ):
         if not auth and not _is_loopback(host):
             click.echo("everybody who reaches this address may change and delete runs; see AUTH=1")
-        reached_at = _reached_at(host)
-        if reached_at != host:
-            click.echo(f"on other machines, write the address of this one in place of {reached_at}")
-        click.echo(f"the server is ready: export MLFLOW_TRACKING_URI=http://{reached_at}:{port}")
+        name = reached_at(host)
+        if name != host:
+            click.echo(f"on other machines, write the address of this one in place of {name}")
+        click.echo(f"the server is ready: export MLFLOW_TRACKING_URI=http://{name}:{port}")
         raise ServerError(f"mlflow server ended with exit code {process.wait()}; see above")
 
 
-def _reached_at(host: str) -> str:
+def reached_at(host: str) -> str:
     """The host by which this machine reaches a server; 0.0.0.0 stands for all of its addresses."""
     address = ipaddress.ip_address(socket.gethostbyname(host))
     return "127.0.0.1" if address.is_unspecified else host

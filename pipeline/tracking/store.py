@@ -253,9 +253,8 @@ def lacks_the_run() -> PipelineError:
     """The error for a store that lacks the run that `mlflow run` has opened."""
     return PipelineError(
         f"MLFLOW_TRACKING_URI: got {store_address()}, which lacks the run that `mlflow run` has "
-        f"opened; a relative path starts at {Path.cwd()}, where the "
-        "project runs; allowed: a server, or the absolute path of a SQLite file, such as "
-        "sqlite:////home/me/mlflow.db"
+        f"opened; a relative path starts at {Path.cwd()}, where the project runs; allowed: a "
+        "server, or the absolute path of a SQLite file, such as sqlite:////home/me/mlflow.db"
     )
 
 

@@ -15,7 +15,7 @@ from selenium.webdriver.common.utils import free_port
 from pipeline.tracking.patience import patience
 from pipeline.tracking.recorded import artifact_bytes, training_runs
 from pipeline.tracking.runs import open_run
-from server.__main__ import main
+from server.__main__ import main, reached_at
 from server.postgres import postgres
 from tests.conftest import PROJECT
 from tests.server.running import RunningServer
@@ -32,6 +32,14 @@ def log_a_training() -> str:
         run.log_metrics({"train_loss": 0.5}, step=1)
         run.log_artifacts({"notes.txt": "digits"})
     return run.run_id
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("localhost", "localhost")],
+)
+def test_the_address_that_is_printed_reaches_the_server(host, address):
+    assert reached_at(host) == address
 
 
 @pytest.mark.parametrize("option", ["--port=70000", "--port=-1", "--port=0", "--workers=0"])

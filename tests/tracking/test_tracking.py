@@ -25,6 +25,7 @@ from pipeline.tracking.registry import (
     registered_version,
 )
 from pipeline.tracking.runs import create_nested_run, for_note, open_run, reopen_run
+from pipeline.tracking.store import ensure_store
 
 
 def status_of(run_id):
@@ -88,6 +89,24 @@ def open_as_mlflow_run_does(monkeypatch, experiment_id, **params):
         mlflow.MlflowClient().log_param(run.info.run_id, key, value)
     monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
     return run.info.run_id
+
+
+@pytest.mark.parametrize("has_a_store", [True, False])
+def test_a_store_that_lacks_the_run_of_mlflow_is_refused(store, monkeypatch, has_a_store):
+    """As where a relative path leads to another folder than that of the caller."""
+    name = "mlflow.db" if has_a_store else "none.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/{name}")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+
+    def start():
+        ensure_store()
+        with open_run("name", ""):
+            pass
+
+    with pytest.raises(PipelineError, match="which lacks the run that `mlflow run` has opened"):
+        start()
+    assert not (store / "none.db").exists()
+    assert mlflow.active_run() is None
 
 
 def test_mlflows_run_is_taken_over_and_its_params_are_not_logged_again(store, monkeypatch):
