@@ -9,7 +9,7 @@ export MLFLOW_HTTP_REQUEST_MAX_RETRIES ?= 3
 RUN := $(BIN)/mlflow run . --env-manager local --experiment-name $(EXPERIMENT)
 # any parameter of docs/parameters.md: make train architecture=stn-sl1 dataset=rotated
 SMALL := $(filter $(addsuffix %,a b c d e f g h i j k l m n o p q r s t u v w x y z),$(MAKEOVERRIDES))
-# those that the help writes in capitals; each command refuses parameters that are not its own
+# and those that the help writes in capitals; each command refuses parameters that are not its own
 LARGE := $(filter-out $(SMALL),$(MAKEOVERRIDES))
 small = $(if $($(1)),$(2)=$($(1)))
 WORDS := $(SMALL) $(call small,CONV_LAYER,conv_layer) $(call small,EPOCHS,epochs) \
@@ -17,9 +17,12 @@ WORDS := $(SMALL) $(call small,CONV_LAYER,conv_layer) $(call small,EPOCHS,epochs
   $(call small,EXECUTOR,executor) $(call small,MODEL_URI,model_uri) $(call small,BY,by) \
   $(call small,MARGIN,margin)
 GIVEN := $(addprefix -P ,$(WORDS))
-UNKNOWN := $(filter-out MLFLOW_% PYTEST_% $(addsuffix =%,AUTH BIN BY COMMAND CONV_LAYER EPOCHS EXECUTOR EXPERIMENT FAULT FOLDER \
-  HOST MARGIN MODEL_URI PORT PRESET PYTHON QUICK RAY ROUNDS RUNS STORE WORKERS),$(LARGE))
-$(if $(UNKNOWN),$(error unknown: $(UNKNOWN); parameters are written in small letters, environment variables before make))
+# a word in capitals that no target reads would be ignored
+KNOWN := AUTH BIN BY COMMAND CONV_LAYER EPOCHS EXECUTOR EXPERIMENT FAULT FOLDER HOST MARGIN MODEL_URI \
+  PORT PRESET PYTHON QUICK RAY ROUNDS RUNS STORE WORKERS
+UNKNOWN := $(filter-out MLFLOW_% PYTEST_% $(addsuffix =%,$(KNOWN)),$(LARGE))
+$(if $(UNKNOWN),$(error unknown: $(UNKNOWN); write parameters in small letters, and \
+  environment variables before make))
 
 .PHONY: help setup lock hooks store train study evaluate compare ui server lint test test-slow \
   coverage test-latest test-lowest browser postgres audit faults bench calibration

@@ -201,7 +201,10 @@ def browser(tmp_path_factory):
 
     chromium = shutil.which("chromium")
     if chromium is None:
-        (pytest.fail if "CI" in os.environ else pytest.skip)("chromium is not installed")
+        missing = "chromium is not installed; `make browser` installs it"
+        if "CI" in os.environ:
+            pytest.fail(missing)
+        pytest.skip(missing)
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (
