@@ -42,7 +42,7 @@ HEADER = """\
 | | |
 | --- | --- |
 | command | `make calibration`, that is `python -m benchmarks.calibration` |
-| time | {minutes:.0f} minutes, two processes |
+| time | {seconds:.0f} s, two processes |
 | machine | {cpu}, {cores} cores; numpy {numpy}, scipy {scipy} |
 | commit | {commit} |
 | date | {date} |
@@ -84,7 +84,7 @@ def report(
 ) -> str:
     """The whole page as Markdown; the arguments are what `calibration.main` has simulated."""
     head = HEADER.format(
-        minutes=math.ceil((datetime.now(UTC) - started).total_seconds() / 60),
+        seconds=(datetime.now(UTC) - started).total_seconds(),
         cpu=cpu(),
         cores=os.cpu_count(),
         numpy=np.__version__,
