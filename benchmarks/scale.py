@@ -27,8 +27,9 @@ from mlflow.entities import Metric, Param
 from mlflow.store.tracking.dbmodels.models import SqlMetric
 from selenium.webdriver.common.utils import free_port
 
+from pipeline.names import protocol_label
 from pipeline.params import RunParams
-from pipeline.presets import complete, protocol_label
+from pipeline.presets import complete
 from pipeline.tracking.experiments import experiment_id_of
 from pipeline.tracking.store import ensure_store
 from server.postgres import postgres

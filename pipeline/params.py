@@ -31,7 +31,6 @@ from pipeline.models.conv_layers import (
     CLASSIFIER_LAYER,
     CONV_LAYERS,
     OWN_LAYER,
-    alias_of,
     entry_of,
     is_own,
 )
@@ -324,31 +323,6 @@ class StudyParams(BaseModel):
 def check_margin(margin: float) -> None:
     """Raises PipelineError unless the margin is in the range of `StudyParams.margin`."""
     validated(StudyParams, {"margin": margin})
-
-
-def kind_of(values: dict[str, Any]) -> str:
-    """The name of runs with these parameters: `coordconv2d stn-c1 lr=0.1`.
-
-    A layer and an architecture are named by their value alone, any other parameter by its name and
-    value.
-    """
-    plain = ("conv_layer", "architecture")
-    return " ".join(v if name in plain else f"{name}={v}" for name, v in values.items())
-
-
-def model_aliases(conv_layer: str, dataset: str) -> list[str]:
-    """The aliases that the best model of its layer, and of all, may get.
-
-    Each data set but the default has its own, such as `champion-rotated`.
-    """
-    suffix = "" if dataset == PLAIN else f"-{dataset}"
-    return [f"best-{alias_of(conv_layer)}{suffix}", f"champion{suffix}"]
-
-
-def label_without(label: str, names: Collection[str]) -> str:
-    """A label of `presets.protocol_label`, without the values of these parameters."""
-    words = label.split(" ")
-    return " ".join(word for word in words if not word.startswith(tuple(f"{n}=" for n in names)))
 
 
 _Model = TypeVar("_Model", RunParams, StudyParams)

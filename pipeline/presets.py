@@ -9,7 +9,6 @@ numbers otherwise than they are written, such as `1:30` as 90.
 """
 
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -65,23 +64,6 @@ def complete(values: dict[str, Any]) -> RunParams:
     return params.model_copy(update={"conv_layer": pinned(params.conv_layer)})
 
 
-def protocol_label(params: RunParams, except_for: Collection[str] = ()) -> str:
-    """The preset's name and what differs from it, such as `replication epochs=3`.
-
-    Args:
-        except_for: names of parameters that the label leaves out.
-    """
-    preset = read_preset(params.preset) if params.preset else {}
-    reference = RunParams(**_single_values(preset)).protocol
-    name = Path(params.preset).stem if params.preset else "replication"
-    changed = [
-        f"{k}={v}"
-        for k, v in params.protocol.items()
-        if v != reference.get(k) and k not in except_for
-    ]
-    return " ".join([name, *changed])
-
-
 def preset_of(given: dict[str, Any]) -> dict[str, Any]:
     """The parameters in the preset that is given, checked; empty if none is given.
 
@@ -92,7 +74,7 @@ def preset_of(given: dict[str, Any]) -> dict[str, Any]:
     if not path:
         return {}
     preset = read_preset(path)
-    validated(RunParams, _single_values(preset), source=f"preset {path}: ")
+    validated(RunParams, single_values(preset), source=f"preset {path}: ")
     return preset
 
 
@@ -142,6 +124,11 @@ def read_preset(path: str) -> dict[str, Any]:
         if key not in known_keys:
             raise PipelineError(f"preset {path}: {unknown_parameter(key, known_keys)}")
     return content
+
+
+def single_values(preset: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a run in a preset that are not lists of values."""
+    return {name: value for name, value in _of_a_run(preset).items() if not _is_list(name, value)}
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -204,11 +191,6 @@ def _text(node: yaml.Node) -> str | None:
 
 def _is_list(name: str, value: Any) -> bool:
     return name not in _NO_LIST and (isinstance(value, list) or "," in str(value))
-
-
-def _single_values(preset: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a run that are not lists of values."""
-    return {name: value for name, value in _of_a_run(preset).items() if not _is_list(name, value)}
 
 
 def _of_a_run(preset: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from pipeline.data.mnist import Digits, load_mnist
-from pipeline.presets import protocol_label, resolve
+from pipeline.names import protocol_label
+from pipeline.presets import resolve
 
 PROJECT = Path(__file__).parent.parent
 

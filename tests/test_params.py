@@ -2,8 +2,9 @@ import pytest
 
 from pipeline.comparison.sequential import Design
 from pipeline.errors import PipelineError
+from pipeline.names import protocol_label
 from pipeline.params import RunParams
-from pipeline.presets import protocol_label, resolve
+from pipeline.presets import resolve
 from pipeline.study.plan import resolve_study
 from pipeline.training.network import check_network
 from tests.conftest import PROJECT

@@ -11,7 +11,8 @@ from pipeline.comparison import statistics
 from pipeline.comparison.plausible import described, is_curve
 from pipeline.comparison.statistics import Summary
 from pipeline.machine import ran_on
-from pipeline.params import TEST_IMAGES, RunParams, kind_of
+from pipeline.names import kind_of
+from pipeline.params import TEST_IMAGES, RunParams
 from pipeline.tracking.histories import metric_histories
 from pipeline.tracking.recorded import RecordedRun, artifact_bytes
 from pipeline.tracking.result_files import (

@@ -11,7 +11,8 @@ from typing import Any
 
 from pipeline.comparison.plausible import described, has_no_results, problem_of
 from pipeline.errors import PipelineError
-from pipeline.params import RunParams, choices, label_without, shortened, unknown_parameter
+from pipeline.names import label_without
+from pipeline.params import RunParams, choices, shortened, unknown_parameter
 from pipeline.tracking.recorded import RecordedRun
 
 # the runs of one protocol, by the values that tell the groups apart and, last, the seed

@@ -13,7 +13,8 @@ from pipeline.comparison.page import comparison_files
 from pipeline.comparison.report import Report, comparison_of, noun_of
 from pipeline.comparison.sentences import any_tested
 from pipeline.errors import PipelineError
-from pipeline.params import RunParams, model_aliases
+from pipeline.names import model_aliases
+from pipeline.params import RunParams
 from pipeline.study.plan import Study
 from pipeline.tracking.looks import looks_as_text
 from pipeline.tracking.recorded import RecordedRun, recorded_run, training_runs

@@ -30,7 +30,7 @@ class Task:
     """One training of a study.
 
     name: unique in the study.
-    protocol_label: see `presets.protocol_label`.
+    protocol_label: see `names.protocol_label`.
     run_id, checkpoint_file: of its MLflow run; None until there is one. A run without such a file
         has its checkpoint among its artifacts.
     state: `waiting`, `running`, `finished` or `failed`. The study sets it.

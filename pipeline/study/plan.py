@@ -13,8 +13,9 @@ from typing import Any
 from pipeline.comparison.sequential import Design, planned_looks
 from pipeline.errors import PipelineError
 from pipeline.models.conv_layers import CONV_LAYERS
-from pipeline.params import RunParams, StudyParams, kind_of, validated
-from pipeline.presets import complete, preset_of, protocol_label, values_of, without_replaced
+from pipeline.names import kind_of, protocol_label
+from pipeline.params import RunParams, StudyParams, validated
+from pipeline.presets import complete, preset_of, values_of, without_replaced
 
 DEFAULT_LAYERS = ",".join(CONV_LAYERS)
 _SEED_RANGE = {"runs", "first_seed"}  # a range of seeds, which a list as `seed` replaces
@@ -27,7 +28,7 @@ class Study:
     id: names the study in its runs' tag `stn.study`. It follows from the parameters that matter
         to the science, but not from the seeds: with other or more seeds it is the same study. With
         a design, it also follows from the design and the seeds: another plan is another study.
-    label: of the protocol, see `presets.protocol_label`, without the parameters that vary.
+    label: of the protocol, see `names.protocol_label`, without the parameters that vary.
     varied: the parameters that differ from run to run, with their values, without the seed.
     runs: the parameters of each; seed by seed, so that an unfinished study has runs of each kind.
         With a design, these are the most runs that the study may train, by increasing seed.

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.names import protocol_label
 from pipeline.params import RunParams
-from pipeline.presets import protocol_label
 from pipeline.study.executor import Task
 from pipeline.study.plan import Study
 from pipeline.tracking.recorded import RecordedRun

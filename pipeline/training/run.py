@@ -19,8 +19,8 @@ from pipeline.errors import PipelineError
 from pipeline.machine import continued, machine_tags
 from pipeline.models.conv_layers import is_own, parts_of, source_of
 from pipeline.models.stn import SpatialTransformerNetwork
-from pipeline.params import RunParams, model_aliases
-from pipeline.presets import protocol_label
+from pipeline.names import model_aliases, protocol_label
+from pipeline.params import RunParams
 from pipeline.tracking.experiments import current_experiment
 from pipeline.tracking.patience import StoreAway, patience
 from pipeline.tracking.recorded import recorded_run
@@ -46,7 +46,7 @@ class RunOfStudy:
     """A run that a study has created for a training, which may have begun already.
 
     checkpoint_file: where the training's checkpoint is, or will be.
-    protocol_label: see `presets.protocol_label`.
+    protocol_label: see `names.protocol_label`.
     share_checkpoint: called with the file whenever it has been saved.
     """
 
