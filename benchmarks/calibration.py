@@ -1,6 +1,6 @@
 """How often the comparison's verdicts are wrong, and how many runs a sequential study saves.
 
-    python -m benchmarks.calibration       `make calibration`; some minutes on two cores
+    python -m benchmarks.calibration       `make calibration`; half a minute on two cores
 
 Simulates studies of two layers (and of three) with known differences, judges them with the code
 that `compare` and `study` use, and writes `results/calibration.md`.
@@ -86,6 +86,7 @@ def rules() -> dict[str, Rule]:
         "**at most 10**": Rule(planned_looks(10)),
         "**at most 30**": Rule(planned_looks(30)),
         "**5 runs, then 10**": Rule((5, 10), planned=False),
+        "5 runs, 10 if undecided": Rule((5, 10), (LEVEL, LEVEL / 4)),
     }
 
 

@@ -62,7 +62,10 @@ The rules:
   correction), *Bonferroni* (1 % at each look), *Pocock* (the same level at each look, here
   {pocock:.2f} %).
 - *at most 6*, *10*, *30*: the same design with its looks for these numbers.
-- *5 runs, then 10*: a study of fixed size that was extended (looks that were not planned).
+- *5 runs, then 10*: a study of fixed size that was extended. Its two looks, which were not planned,
+  have the levels 2.5 % and 1.25 %.
+- *5 runs, 10 if undecided*: the same where the verdict after 5 runs was read and taken at the full
+  5 %, and the study was extended only where it was undecided.
 """
 
 TABLE_NOTE = """\

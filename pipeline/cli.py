@@ -202,7 +202,11 @@ def predict(images: tuple[Path, ...], model_uri: str, show: Path | None) -> None
 
 @main.command()
 @_experiment
-@_option("by", "parameters to compare by, a comma list", default="conv_layer", show_default=True)
+@_option(
+    "by",
+    "parameters to compare by, a comma list; by default conv_layer, with --study those that the "
+    "study itself compares",
+)
 @_option(
     "margin",
     "differences up to this one, in percentage points, are treated as negligible",
@@ -211,7 +215,7 @@ def predict(images: tuple[Path, ...], model_uri: str, show: Path | None) -> None
     show_default=True,
 )
 @_option("study", "only the runs of this study: its id, or how it begins")
-def compare(experiment: str | None, by: str, margin: float, study: str | None) -> None:
+def compare(experiment: str | None, by: str | None, margin: float, study: str | None) -> None:
     """Compare the finished training runs, layer by layer or by other parameters."""
     from pipeline.comparison.command import compare_runs
     from pipeline.tracking.store import plain_errors

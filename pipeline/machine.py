@@ -30,13 +30,14 @@ TAGS = {
     "numbers of threads": Tag.THREADS,
     "commits": Tag.COMMIT,
 }
+UNCOMMITTED = " with uncommitted changes"  # after a commit among the facts
 
 
 def machine_tags(device: str) -> dict[str, str]:
     """The tags of a run that this process trains on a torch device, `cpu` or `cuda`.
 
-    `stn.commit` and `stn.dirty` (`true` or `false`: whether the project's folder has changes that
-    are not committed) are left out where the project is in no Git repository.
+    `stn.commit` and `stn.dirty` (`true` or `false`: whether tracked files of the project have
+    changes that are not committed) are left out where the project is in no Git repository.
     """
     import torch
 
@@ -95,7 +96,7 @@ def ran_on(tags: dict[str, str]) -> dict[str, str]:
     if "commits" in facts:
         facts["commits"] = re.sub(r"(\w{10})\w*", r"\1", facts["commits"])
         if "true" in tags.get(Tag.DIRTY, ""):
-            facts["commits"] += " with uncommitted changes"
+            facts["commits"] += UNCOMMITTED
     return facts
 
 
@@ -104,7 +105,9 @@ def _commit() -> dict[str, str]:
     commit = _git("rev-parse", "HEAD")
     if not commit or not _git("ls-files", "pipeline/__init__.py"):  # or a repository around it
         return {}
-    dirty = bool(_git("status", "--porcelain", "--", "."))
+    # Untracked files, such as a log, change nothing: no committed code imports them, and a layer of
+    # the user's own has the digest of its source in its name.
+    dirty = bool(_git("status", "--porcelain", "--untracked-files=no", "--", "."))
     return {Tag.COMMIT: commit, Tag.DIRTY: str(dirty).lower()}
 
 

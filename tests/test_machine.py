@@ -53,6 +53,8 @@ def test_the_commit_is_that_of_the_projects_folder(tmp_path, monkeypatch):
     git("add", ".")
     git("commit", "--quiet", "-m", "first")
     assert commit() == (git("rev-parse", "HEAD"), "false")
+    (tmp_path / "train.log").write_text("a file that is no part of the project")
+    assert commit() == (git("rev-parse", "HEAD"), "false")
     code.write_text("changed = True")
     assert commit() == (git("rev-parse", "HEAD"), "true")
     machine._commit.cache_clear()

@@ -99,7 +99,7 @@ WITHIN = {
     "comparison.sentences": {"formats", "report", "sequential", "tables"},
     "comparison.files": {"groups", "report", "sentences", "tables"},
     "comparison.page": {"files", "formats", "groups", "report", "sentences", "tables"},
-    "comparison.command": {"formats", "looks", "page", "report", "sequential"},
+    "comparison.command": {"formats", "looks", "page", "protocols", "report", "sequential"},
     "study.local_processes": {"executor"},
     "study.ray_tasks": {"executor"},
     "study.progress": {"executor"},

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pipeline.comparison.formats import margin_text
 from pipeline.comparison.looks import design_of
 from pipeline.comparison.page import comparison_files
-from pipeline.comparison.report import comparison_of
+from pipeline.comparison.protocols import varied_in
+from pipeline.comparison.report import comparison_of, grouped_by
 from pipeline.comparison.sequential import Design
 from pipeline.errors import PipelineError
 from pipeline.params import StudyParams
@@ -31,7 +32,7 @@ class LoggedComparison:
 
 def compare_runs(
     experiment: str | None,
-    by: str = "conv_layer",
+    by: str | None = None,
     margin: float = MARGIN,
     study: str | None = None,
 ) -> LoggedComparison:
@@ -39,7 +40,8 @@ def compare_runs(
 
     Args:
         experiment: see `open_run`.
-        by: the parameters that tell the groups apart, a comma list.
+        by: the parameters that tell the groups apart, a comma list; by default `conv_layer`, with
+            `study` those that the study itself compares.
         margin: differences up to this one, in percentage points, are treated as negligible.
         study: the id of a study, or its first characters. Its runs are judged by the looks that
             its parent run records. None takes all runs, and judges them as those of a study of
@@ -52,13 +54,20 @@ def compare_runs(
     ensure_store()
     title = current_experiment(experiment)
     runs = training_runs(title)
+    design, looks, missing = None, None, None
     if study:
         study, runs = _of_study(runs, study)
-        design, missing = _design_of(study, runs, title, margin), None
+        by = grouped_by(varied_in(runs)) if by is None else by
+        parent = parent_of_study(title, study)
+        if parent:  # not deleted by somebody
+            design, looks = _design_of(study, parent, runs, margin), parent.looks
         title = f"{title}, study {study}"
     else:
-        design, missing = None, _looks_left_out(runs, title)
-    report = comparison_of(runs, title, by=by, margin=margin, missing=missing, design=design)
+        by = grouped_by([]) if by is None else by
+        missing = _looks_left_out(runs, title)
+    report = comparison_of(
+        runs, title, by=by, margin=margin, missing=missing, design=design, looks=looks
+    )
     params = {"by": by, "margin": report.margin} | ({"study": study} if study else {})
     files = comparison_files(report)
     markdown = str(files[Artifact.COMPARISON])
@@ -74,7 +83,7 @@ def compare_runs(
 
 
 def _design_of(
-    study: str, runs: list[RecordedRun], experiment: str, margin: float
+    study: str, parent: RecordedRun, runs: list[RecordedRun], margin: float
 ) -> Design | None:
     """The design by which the runs of a study are judged.
 
@@ -82,9 +91,6 @@ def _design_of(
         PipelineError: if another margin than the default is asked for, and the study's plan has
             fixed yet another one.
     """
-    parent = parent_of_study(experiment, study)
-    if parent is None:  # somebody deleted it
-        return None
     seeds = {run.seed for run in runs if run.is_finished and run.seed is not None}
     design = design_of(parent, seeds, margin)
     if design and margin not in (MARGIN, design.margin):

@@ -51,10 +51,8 @@ def sort_into_protocols(
     left_out: Counter[str] = Counter()
     odd: list[str] = []
     for run in runs:
-        known = {k: v for k, v in run.params.items() if k in RunParams.model_fields}
-        try:
-            params = RunParams.model_validate(known)
-        except ValueError:
+        params = _params_of(run)
+        if params is None:
             left_out["with unknown parameters"] += 1
             continue
         if has_no_results(run):
@@ -86,6 +84,14 @@ def sort_into_protocols(
     return protocols, left_out, odd
 
 
+def varied_in(runs: list[RecordedRun]) -> list[str]:
+    """The scientific parameters, without the seed, that differ between these runs."""
+    read = [params for params in map(_params_of, runs) if params]
+    settings = [protocol_params(params, by=()) for params in read]
+    names = dict.fromkeys(name for values in settings for name in values)
+    return [name for name in names if len({values.get(name) for values in settings}) > 1]
+
+
 def in_groups(
     members: Members, by: tuple[str, ...]
 ) -> list[tuple[dict[str, Any], list[tuple[RunParams, RecordedRun]]]]:
@@ -101,6 +107,15 @@ def protocol_params(params: RunParams, by: tuple[str, ...]) -> dict[str, Any]:
     """Every scientific parameter but the seed and those that the runs are compared by."""
     everything = {"conv_layer": params.conv_layer, **params.protocol}
     return {name: value for name, value in everything.items() if name not in by}
+
+
+def _params_of(run: RecordedRun) -> RunParams | None:
+    """The parameters that a run has recorded; None if they are not those of a training."""
+    known = {k: v for k, v in run.params.items() if k in RunParams.model_fields}
+    try:
+        return RunParams.model_validate(known)
+    except ValueError:
+        return None
 
 
 def _label(params: RunParams, run: RecordedRun, by: tuple[str, ...]) -> str:

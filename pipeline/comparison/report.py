@@ -1,13 +1,14 @@
 """A comparison as plain data: protocols with their groups, and the pairs of groups tested."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations
 from typing import Any
 
 from pipeline.comparison import statistics
-from pipeline.comparison.groups import Group, group_of
+from pipeline.comparison.groups import Group, RunResult, group_of
 from pipeline.comparison.pairs import Pair, compare_all, compare_pair
 from pipeline.comparison.protocols import (
     Members,
@@ -118,6 +119,7 @@ def comparison_of(
     margin: float,
     missing: list[str] | None = None,
     design: Design | None = None,
+    looks: list[set[int]] | None = None,
 ) -> Report:
     """Compare training runs; reads their learning curves and the champions' files from the store.
 
@@ -128,9 +130,10 @@ def comparison_of(
         margin: differences up to this one, in percentage points, are treated as negligible.
         missing: what should be there and is not, a line each. The report adds what is left out of
             the comparison because it is not what a training logs.
-        design: the looks at a study; its margin is used in place of `margin`. A look takes the
-            first runs of each group in the order of their seeds, so it must have been taken when
-            these had finished.
+        design: the looks at a study; its margin is used in place of `margin`.
+        looks: the seeds at each look so far, of a study whose looks were not planned. A look of
+            the design takes first the runs of the first look, then those that the second one
+            added, and so on; within a look, and of a study with a plan, by increasing seed.
 
     Raises:
         PipelineError: for an unknown parameter or a margin out of range, or if no run has finished
@@ -151,7 +154,10 @@ def comparison_of(
     members, out_of_groups, odd = sort_into_protocols(finished, names)
     if not members:
         raise PipelineError("; ".join([f"no run of {title} holds what a training logs", *odd]))
-    protocols = [_protocol(label, runs, names, margin, design) for label, runs in members.items()]
+    protocols = [
+        _protocol(label, runs, names, margin, design, looks or [])
+        for label, runs in members.items()
+    ]
     unreadable = [line for p in protocols for group in p.groups for line in group.missing]
     return Report(
         title=title,
@@ -166,7 +172,12 @@ def comparison_of(
 
 
 def _protocol(
-    label: str, members: Members, by: tuple[str, ...], margin: float, design: Design | None
+    label: str,
+    members: Members,
+    by: tuple[str, ...],
+    margin: float,
+    design: Design | None,
+    looks: list[set[int]],
 ) -> Protocol:
     groups = [group_of(values, runs) for values, runs in in_groups(members, by)]
     params, _ = next(iter(members.values()))
@@ -175,16 +186,21 @@ def _protocol(
         selection=params.selection,
         params=protocol_params(params, by),
         groups=groups,
-        pairs=_pairs(groups, noun_of(by), margin, design),
+        pairs=_pairs(groups, noun_of(by), margin, design, looks),
     )
 
 
 def _pairs(
-    groups: list[Group], noun: str, margin: float, design: Design | None
+    groups: list[Group],
+    noun: str,
+    margin: float,
+    design: Design | None,
+    looks: list[set[int]],
 ) -> list[PairResult]:
     values = {group.name: group.percentages for group in groups}
     tested = {(pair.first, pair.second): pair for pair in compare_all(values, margin=margin)}
-    decisions = decide(design, values) if design else []
+    in_order = {group.name: _in_order_of_looks(group, looks) for group in groups}
+    decisions = decide(design, in_order) if design else []
     decided = {(decision.first, decision.second): decision for decision in decisions}
     correct = {group.name: group.correct for group in groups}
     dataset = {group.name: group.params.get("dataset") for group in groups}
@@ -207,8 +223,29 @@ def _pairs(
     return results
 
 
+def _in_order_of_looks(group: Group, looks: list[set[int]]) -> list[float]:
+    """The accuracies of a group in percent, by the first look that has the run, then by seed."""
+
+    def place(run: RunResult) -> tuple[int, int]:
+        first = (number for number, seeds in enumerate(looks) if run.seed in seeds)
+        return next(first, len(looks)), run.seed
+
+    return [100 * run.accuracy for run in sorted(group.runs, key=place)]
+
+
 # what a group is called if this parameter alone tells it from the others
 _NOUNS = {"conv_layer": "layer", "architecture": "architecture"}
+
+
+def grouped_by(varied: Iterable[str]) -> str:
+    """The parameters that tell the groups of a study apart, a comma list.
+
+    These are `architecture` and `conv_layer` if they vary, else every parameter that varies, else
+    `conv_layer`.
+    """
+    varied = list(varied)
+    names = [name for name in ("architecture", "conv_layer") if name in varied]
+    return ",".join(names or varied or ["conv_layer"])
 
 
 def noun_of(by: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ from pipeline.comparison.report import PairResult, Protocol, Report
 from pipeline.comparison.sequential import looks_taken
 from pipeline.comparison.tables import COLLAPSED, PAIR_COLUMNS, has_pose_column
 from pipeline.data.datasets import PLAIN
+from pipeline.machine import UNCOMMITTED
 
 MACHINE_VALUES = 4  # if there are more versions, CPUs or commits, only their number is reported
 
@@ -141,8 +142,10 @@ def machine_sentences(report: Report, protocol: Protocol) -> list[str]:
     """Where runs differ in versions, CPU and so on: `These runs come from different CPUs: …`.
 
     If there are many values, only their number is given. Where the groups do not have the same
-    shares of them, a sentence says that this may be part of the difference between the groups.
+    shares of them, a sentence says that this may be part of the difference between the groups. If
+    all runs come from one commit with uncommitted changes, a sentence says so.
     """
+    runs = [run for group in protocol.groups for run in group.runs]
     sentences = []
     for fact, values in protocol.machines.items():
         if len(values) > MACHINE_VALUES:
@@ -159,8 +162,11 @@ def machine_sentences(report: Report, protocol: Protocol) -> list[str]:
                 "difference may come from this."
             )
         sentences.append(sentence)
-    silent = sum(not run.ran_on for group in protocol.groups for run in group.runs)
-    if 0 < silent < sum(len(group.runs) for group in protocol.groups):
+    commits = {run.ran_on["commits"] for run in runs if "commits" in run.ran_on}
+    if len(commits) == 1 and commits.copy().pop().endswith(UNCOMMITTED):
+        sentences.append(f"These runs come from commit {commits.pop()}.")
+    silent = sum(not run.ran_on for run in runs)
+    if 0 < silent < len(runs):
         sentences.append(f"What {silent} of these runs ran on is not recorded.")
     return sentences
 

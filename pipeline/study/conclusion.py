@@ -88,6 +88,7 @@ def compare(
         margin=study.params.margin,
         missing=failed,
         design=design_of(recorded, seeds, study.params.margin),
+        looks=recorded.looks,
     )
     tested = any(map(any_tested, report.protocols))
     if not study.design and tested and seeds not in recorded.looks:

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.comparison.report import grouped_by
 from pipeline.comparison.sequential import Design, planned_looks
 from pipeline.errors import PipelineError
 from pipeline.models.conv_layers import CONV_LAYERS
@@ -58,13 +59,8 @@ class Study:
 
     @property
     def compared_by(self) -> str:
-        """The parameters that tell the groups of the comparison apart, a comma list.
-
-        These are `architecture` and `conv_layer` if they vary, else every parameter that varies,
-        else `conv_layer`.
-        """
-        names = [name for name in ("architecture", "conv_layer") if name in self.varied]
-        return ",".join(names or self.varied or ["conv_layer"])
+        """The parameters that tell the groups of the comparison apart, a comma list."""
+        return grouped_by(self.varied)
 
 
 def resolve_study(given: dict[str, Any]) -> Study:

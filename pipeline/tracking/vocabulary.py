@@ -40,7 +40,7 @@ class Tag:
     DEVICE = "stn.device"  # torch device: `cpu`, or `cuda` and the name of the GPU
     THREADS = "stn.threads"  # number of torch's threads
     COMMIT = "stn.commit"  # commit of the project's repository
-    DIRTY = "stn.dirty"  # `true` if the project had uncommitted changes, else `false`
+    DIRTY = "stn.dirty"  # `true` if tracked files had uncommitted changes, else `false`
 
 
 OPEN = ("RUNNING", "SCHEDULED")  # MLflow's statuses of a run that has not ended

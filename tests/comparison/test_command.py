@@ -467,6 +467,13 @@ def test_runs_that_recorded_no_commit_or_another_are_told_apart(log_run):
     assert "What 1 of these runs ran on is not recorded." in lines
 
 
+def test_uncommitted_changes_of_all_runs_are_told(log_run):
+    for seed in range(2):
+        log_run(seed=seed, tags={"stn.commit": "abc", "stn.dirty": "true"})
+    lines = compare_runs(None).markdown.splitlines()
+    assert "These runs come from commit abc with uncommitted changes." in lines
+
+
 def test_the_best_run_is_that_which_has_the_alias(log_run):
     """With validation images, the run that is best on those, though not on the test images."""
     for seed, (accuracy, validation) in enumerate(((0.99, 0.97), (0.98, 0.98), (0.97, 0.98))):

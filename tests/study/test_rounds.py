@@ -258,6 +258,31 @@ def test_a_study_of_fixed_size_that_is_extended_counts_as_two_looks():
     assert verdict_in(compared.markdown) == verdict_in(extended.markdown)
 
 
+def test_the_first_look_of_an_extended_study_keeps_its_runs():
+    """The seeds 3 to 5 show nothing at the first look; 0 to 2, which are added, would at once."""
+
+    def accuracy(params):
+        better = 0.01 if params.conv_layer == "coordconv2d" and params.seed < 3 else 0
+        return 0.9 + 0.002 * (params.seed % 3) + better
+
+    plan = resolve_study({**FIXED, "runs": "3", "first_seed": "3"})
+    assert "undecided" in verdict_in(run_study(plan, Instant(accuracy)).markdown)
+    extended = run_study(resolve_study({**FIXED, "runs": "6"}), Instant(accuracy))
+    (decision,) = pairs_of(plan)
+    assert decision["look"] == 2
+    compared = compare_runs(None, study=plan.id)
+    assert verdict_in(compared.markdown) == verdict_in(extended.markdown)
+
+
+def test_a_study_is_compared_by_what_varies_in_it():
+    for given in ({"architecture": "cnn,stn-c0"}, {"lr": "0.1,0.2"}):
+        plan = resolve_study({**FIXED, "runs": "3", "conv_layer": "conv2d", **given})
+        done = run_study(plan, Instant(lambda params: 0.9 + 0.001 * params.seed + params.lr / 10))
+        compared = compare_runs(None, study=plan.id)
+        assert verdict_in(compared.markdown) == verdict_in(done.markdown)
+        assert mlflow.get_run(compared.run_id).data.params["by"] == next(iter(given))
+
+
 def test_fewer_runs_than_at_the_last_look_repeat_its_comparison():
     fixed(runs="3")
     extended, before = fixed(runs="5")
